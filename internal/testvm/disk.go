@@ -5,15 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"cloudlink.local/gateway/internal/boot/bootenv"
+	"cloudlink.local/gateway/internal/qemu"
 )
 
 // A Disk is a VM's disk, looked at and changed from outside with the host's tools (sfdisk, mtools,
@@ -143,7 +141,7 @@ func (d *Disk) CheckData() error {
 		d.t.Fatal(err)
 	}
 	defer src.Close()
-	if err := sparse(tmp, src, offset, size); err != nil {
+	if err := qemu.CopySparse(tmp, src, offset, size); err != nil {
 		d.t.Fatal(err)
 	}
 	state, err := exec.Command("dumpe2fs", "-h", tmp.Name()).Output()
@@ -180,57 +178,4 @@ func (d *Disk) runWith(input []byte, name string, args ...string) []byte {
 		d.t.Fatalf("%s %s (scripts/setup installs it): %v\n%s", name, strings.Join(args, " "), err, stderr.String())
 	}
 	return out
-}
-
-// copySparse copies an image without filling its holes and enlarges it to size.
-func copySparse(dst, src string, size int64) error {
-	in, err := os.Open(src)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	info, err := in.Stat()
-	if err != nil {
-		return err
-	}
-	out, err := os.Create(dst)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	if err := sparse(out, in, 0, info.Size()); err != nil {
-		return err
-	}
-	return out.Truncate(max(size, info.Size()))
-}
-
-// sparse copies size bytes at offset of src to the start of dst, holes as holes.
-func sparse(dst, src *os.File, offset, size int64) error {
-	if err := dst.Truncate(size); err != nil {
-		return err
-	}
-	for pos := offset; pos < offset+size; {
-		start, err := unix.Seek(int(src.Fd()), pos, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) || start >= offset+size {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("find data: %w", err)
-		}
-		end, err := unix.Seek(int(src.Fd()), start, unix.SEEK_HOLE)
-		if err != nil {
-			return fmt.Errorf("find hole: %w", err)
-		}
-		end = min(end, offset+size)
-		if _, err := src.Seek(start, io.SeekStart); err != nil {
-			return err
-		}
-		if _, err := dst.Seek(start-offset, io.SeekStart); err != nil {
-			return err
-		}
-		if _, err := io.CopyN(dst, src, end-start); err != nil {
-			return err
-		}
-		pos = end
-	}
-	return nil
 }

@@ -56,7 +56,7 @@ func New(t testing.TB, o Options) *VM {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	disk := filepath.Join(dir, "disk.img")
-	if err := copySparse(disk, o.Image, o.Size); err != nil {
+	if err := qemu.CopyDisk(disk, o.Image, o.Size); err != nil {
 		t.Fatalf("copy the image (make image BOARD=… builds it): %v", err)
 	}
 	if o.Firmware == "" {
