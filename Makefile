@@ -1,0 +1,62 @@
+# What people type. `make help` lists it; each target is a line or two, the work is in Go and scripts/.
+BOARD ?= qemu-virt
+PORT ?= 8080
+SECONDS ?= 60
+RUNS ?= 5
+FIRMWARE = build/bin/firmware
+
+.PHONY: help run image test check unit vmtest fuzz flash kernel bench-boot bench-size clean FORCE
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+run: ## build the image and boot it in QEMU; the page opens at http://localhost:8080/ (PORT=…, BOARD=…)
+	@scripts/setup run
+	@$(MAKE) -s $(FIRMWARE)
+	@$(FIRMWARE) image -board $(BOARD)
+	@$(FIRMWARE) run -board $(BOARD) -port $(PORT)
+
+image: ## build build/BOARD/cloudlink.img (BOARD=qemu-virt, uefi-arm64)
+	@scripts/setup run
+	@$(MAKE) -s $(FIRMWARE)
+	@$(FIRMWARE) image -board $(BOARD)
+
+test: ## everything: checks, unit tests with the race detector, the image in QEMU
+	@scripts/setup test
+	@$(MAKE) -s check unit vmtest
+
+check: # gofmt, vet, staticcheck, shellcheck
+	@scripts/check
+
+unit: # every package but the machines
+	@go test -race -timeout 20m $$(go list ./... | grep -v /internal/testvm)
+
+vmtest: # the built image in QEMU
+	@go test -v -timeout 45m ./internal/testvm
+
+fuzz: ## every fuzz target for a minute each (SECONDS=…)
+	@scripts/fuzz $(SECONDS)
+
+flash: ## write the image to a disk: make flash BOARD=uefi-arm64 DEV=/dev/sdX
+	@test -n "$(DEV)" || { echo "flash: name the disk: make flash BOARD=$(BOARD) DEV=/dev/sdX (lsblk lists disks)" >&2; exit 2; }
+	@$(MAKE) -s image BOARD=$(BOARD)
+	@$(FIRMWARE) flash -board $(BOARD) -dev $(DEV)
+
+kernel: ## rebuild firmware/kernel/vmlinuz.efi from Debian's source and compare (15 minutes)
+	@scripts/setup kernel
+	@firmware/kernel/build
+
+bench-boot: ## time from power-on to the page, beside a do-nothing init
+	@scripts/setup test
+	@go run ./bench/boot -runs $(RUNS)
+
+bench-size: ## bytes of kernel, initramfs and update; memory in use
+	@scripts/setup test
+	@go run ./bench/size
+
+clean: ## remove build/ but the keys made in it
+	@if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name keys -exec rm -rf {} +; fi
+
+$(FIRMWARE): FORCE
+	@mkdir -p build/bin
+	@go build -o $@ ./firmware
