@@ -23,6 +23,7 @@ type Status struct {
 	Slot          string                `json:"slot"` // "a", "b" or "" where the loader did not say
 	BootID        string                `json:"boot_id"`
 	UptimeSeconds float64               `json:"uptime_seconds"` // boot-time clock
+	InitSeconds   float64               `json:"init_seconds"`   // boot-time clock when process 1 began
 	Time          time.Time             `json:"time"`
 	Data          Data                  `json:"data"`
 	Memory        Memory                `json:"memory"`

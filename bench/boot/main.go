@@ -1,0 +1,179 @@
+// Command boot measures power-on to the portal's first page, beside power-on to a process 1 that
+// does nothing, on the same kernel, loader and machine, taking turns. The last line is a JSON object.
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"cloudlink.local/gateway/internal/machine"
+	"cloudlink.local/gateway/internal/qemu"
+)
+
+func main() {
+	runs := flag.Int("runs", 5, "starts of each")
+	firmware := flag.String("firmware", string(qemu.UBoot), "u-boot or edk2")
+	flag.Parse()
+	if err := bench(*runs, qemu.Firmware(*firmware)); err != nil {
+		fmt.Fprintln(os.Stderr, "bench-boot:", err)
+		os.Exit(1)
+	}
+}
+
+// A sample is one start, in seconds.
+type sample struct {
+	total              float64 // power-on to the page, or to the floor's process 1
+	loader, kernel, up float64 // its parts: to the kernel, to process 1, to the page
+}
+
+func bench(runs int, firmware qemu.Firmware) error {
+	dir, err := os.MkdirTemp("", "bench-boot")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	nothing := filepath.Join(dir, "nothing")
+	if err := goRun("go", "build", "-trimpath", "-ldflags=-s -w", "-o", nothing, "./bench/nothing"); err != nil {
+		return err
+	}
+	if err := goRun("go", "run", "./firmware", "image", "-board", "qemu-virt"); err != nil {
+		return err
+	}
+	floorDir := "build/bench/floor"
+	if err := goRun("go", "run", "./firmware", "image", "-board", "qemu-virt", "-init", nothing, "-o", floorDir); err != nil {
+		return err
+	}
+	var ours, floor []sample
+	for i := range runs {
+		o, err := start(dir, "build/qemu-virt/cloudlink.img", firmware, page)
+		if err != nil {
+			return fmt.Errorf("our image: %w", err)
+		}
+		f, err := start(dir, filepath.Join(floorDir, "cloudlink.img"), firmware, nothingUp)
+		if err != nil {
+			return fmt.Errorf("the floor: %w", err)
+		}
+		fmt.Printf("%d/%d  page after %.2f s (loader %.2f, kernel %.2f, process 1 to page %.2f); floor %.2f s; ratio %.2f\n",
+			i+1, runs, o.total, o.loader, o.kernel, o.up, f.total, o.total/f.total)
+		ours, floor = append(ours, o), append(floor, f)
+	}
+	median := func(of []sample, pick func(sample) float64) float64 {
+		var values []float64
+		for _, s := range of {
+			values = append(values, pick(s))
+		}
+		slices.Sort(values)
+		return values[len(values)/2]
+	}
+	var ratios []float64
+	for i := range ours {
+		ratios = append(ratios, ours[i].total/floor[i].total)
+	}
+	slices.Sort(ratios)
+	return json.NewEncoder(os.Stdout).Encode(map[string]any{
+		"bench": "boot", "firmware": firmware, "runs": runs,
+		"boot_ratio":           round(median(ours, func(s sample) float64 { return s.total }) / median(floor, func(s sample) float64 { return s.total })),
+		"boot_ratio_pairs":     []float64{round(ratios[0]), round(ratios[len(ratios)/2]), round(ratios[len(ratios)-1])},
+		"page_seconds":         round(median(ours, func(s sample) float64 { return s.total })),
+		"floor_seconds":        round(median(floor, func(s sample) float64 { return s.total })),
+		"loader_seconds":       round(median(ours, func(s sample) float64 { return s.loader })),
+		"kernel_seconds":       round(median(ours, func(s sample) float64 { return s.kernel })),
+		"init_to_page_seconds": round(median(ours, func(s sample) float64 { return s.up })),
+	})
+}
+
+func round(x float64) float64 { return float64(int(x*1000+0.5)) / 1000 }
+
+// start boots a fresh copy of the image and measures until arrived returns.
+func start(dir, image string, firmware qemu.Firmware, arrived func(ctx context.Context, m *qemu.Machine, port int, s *sample) error) (sample, error) {
+	disk := filepath.Join(dir, "disk.img")
+	if err := qemu.CopyDisk(disk, image, 0); err != nil {
+		return sample{}, err
+	}
+	port, err := qemu.FreePort()
+	if err != nil {
+		return sample{}, err
+	}
+	ctx, stop := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer stop()
+	m, err := qemu.Start(ctx, qemu.Config{Firmware: firmware, Disk: disk, Dir: dir, NICs: []qemu.NIC{{Forward: port}}})
+	if err != nil {
+		return sample{}, err
+	}
+	defer m.Kill()
+	var s sample
+	return s, arrived(ctx, m, port, &s)
+}
+
+// page waits for the portal's first page; the parts are what the gateway says of its own clock.
+func page(ctx context.Context, m *qemu.Machine, port int, s *sample) error {
+	go io.Copy(io.Discard, m.Console) // ends with QEMU
+	client := http.Client{Timeout: 300 * time.Millisecond, Transport: &http.Transport{DisableKeepAlives: true}}
+	url := fmt.Sprintf("http://127.0.0.1:%d", port)
+	for {
+		resp, err := client.Get(url + "/")
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				break
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("no page: %w", ctx.Err())
+		case <-m.Done():
+			return fmt.Errorf("the machine went off: %w", m.Err())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	s.total = time.Since(m.Started).Seconds()
+	client.Timeout = 30 * time.Second
+	resp, err := client.Get(url + "/api/v1/status")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	asked := time.Since(m.Started).Seconds()
+	var status struct{ Machine machine.Status }
+	if err := json.NewDecoder(resp.Body).Decode(&status); err != nil {
+		return fmt.Errorf("status: %w", err)
+	}
+	s.loader = asked - status.Machine.UptimeSeconds
+	s.kernel = status.Machine.InitSeconds
+	s.up = s.total - s.loader - s.kernel
+	return nil
+}
+
+func nothingUp(_ context.Context, m *qemu.Machine, _ int, s *sample) error {
+	lines := bufio.NewScanner(m.Console)
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), "nothing: process 1 is up") {
+			s.total = time.Since(m.Started).Seconds()
+			return nil
+		}
+	}
+	return fmt.Errorf("the console ended without it: %w", lines.Err())
+}
+
+func goRun(name string, args ...string) error {
+	cmd := exec.Command(name, args...)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	if args[0] == "build" {
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm64")
+	}
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w", strings.Join(cmd.Args, " "), err)
+	}
+	return nil
+}
