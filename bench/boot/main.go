@@ -113,7 +113,8 @@ func start(dir, image string, firmware qemu.Firmware, arrived func(ctx context.C
 	}
 	defer m.Kill()
 	var s sample
-	return s, arrived(ctx, m, port, &s)
+	err = arrived(ctx, m, port, &s)
+	return s, err
 }
 
 // page waits for the portal's first page; the parts are what the gateway says of its own clock.
