@@ -36,26 +36,27 @@ const (
 	DevelopmentKeys ID = "development-keys"  // signed with keys that anyone may have
 )
 
-// Order lists every ID as it is shown, with its severity.
+// Order lists every ID as it is shown, with its severity and the arguments its text names.
 var Order = []struct {
 	ID       ID
 	Severity Severity
+	Args     []string
 }{
-	{StorageFailing, Error},
-	{DataMissing, Error},
-	{NoNetworkPort, Error},
-	{ServiceFailing, Error},
-	{DataReplaced, Warning},
-	{DataReadOnly, Error},
-	{DataFull, Warning},
-	{NoLink, Warning},
-	{NoAddress, Warning},
-	{FellBack, Warning},
-	{WatchdogReset, Warning},
-	{BootEnvRepaired, Info},
-	{NoWatchdog, Warning},
-	{ClockFloor, Info},
-	{DevelopmentKeys, Warning},
+	{StorageFailing, Error, nil},
+	{DataMissing, Error, nil},
+	{NoNetworkPort, Error, nil},
+	{ServiceFailing, Error, []string{"service"}},
+	{DataReplaced, Warning, nil},
+	{DataReadOnly, Error, nil},
+	{DataFull, Warning, nil},
+	{NoLink, Warning, []string{"port"}},
+	{NoAddress, Warning, []string{"port"}},
+	{FellBack, Warning, []string{"wanted", "booted"}},
+	{WatchdogReset, Warning, nil},
+	{BootEnvRepaired, Info, nil},
+	{NoWatchdog, Warning, nil},
+	{ClockFloor, Info, nil},
+	{DevelopmentKeys, Warning, nil},
 }
 
 // A Condition is one thing the owner is told.
