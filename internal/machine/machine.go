@@ -2,7 +2,8 @@
 // restart. Process 1 serves it as HTTP and JSON on Socket:
 //
 //	GET  /status                      → Status
-//	GET  /log?after=SEQ&level=warn    → []Entry, oldest first
+//	GET  /log?after=SEQ&level=warn    → []Entry of this run, oldest first
+//	GET  /log?boot=previous           → []Entry that were saved of the run before
 //	POST /restart, POST /power-off    → 202; the machine goes down in order
 package machine
 

@@ -1,0 +1,73 @@
+package logring
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+
+	"cloudlink.local/gateway/internal/machine"
+)
+
+// A source may write this many lines at once, and then so many a second; what is more is dropped
+// and counted, so that one service gone wild does not push everybody else's lines out.
+const (
+	burst     = 400
+	perSecond = 20
+)
+
+// Copy adds the lines that a service writes until from ends. A line may begin with "<N>", its
+// level; one without is a crash report or a library's own word, and counts as a warning.
+func (r *Ring) Copy(source string, from io.Reader) {
+	in := bufio.NewReaderSize(from, MaxLine+16)
+	budget, filled, dropped := float64(burst), r.now(), 0
+	report := func() {
+		if dropped > 0 {
+			r.Add(source, machine.LevelWarn, fmt.Sprintf("%d more lines came too fast and were dropped", dropped))
+		}
+		dropped = 0
+	}
+	defer report()
+	for {
+		line, err := in.ReadSlice('\n')
+		whole := !errors.Is(err, bufio.ErrBufferFull)
+		if len(line) > 0 {
+			now := r.now()
+			budget = min(burst, budget+now.Sub(filled).Seconds()*perSecond)
+			filled = now
+			if budget >= 1 {
+				report()
+				budget--
+				level, text := parseLevel(line)
+				if !whole {
+					text = append(text[:min(len(text), MaxLine-len("…")):MaxLine], "…"...)
+				}
+				r.Add(source, level, string(text))
+			} else {
+				dropped++
+			}
+		}
+		for !whole { // the rest of an overlong line
+			_, err = in.ReadSlice('\n')
+			whole = !errors.Is(err, bufio.ErrBufferFull)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// parseLevel splits "<N>text"; the facility, N/8, is not kept.
+func parseLevel(line []byte) (machine.Level, []byte) {
+	n := 0
+	for i := 1; i < len(line) && i < 5 && line[0] == '<'; i++ {
+		if line[i] == '>' && i > 1 {
+			return machine.Level(n & 7), line[i+1:]
+		}
+		if line[i] < '0' || line[i] > '9' {
+			break
+		}
+		n = n*10 + int(line[i]-'0')
+	}
+	return machine.LevelWarn, line
+}

@@ -1,0 +1,159 @@
+package machine
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Server answers on process 1's socket out of these functions. They may be called at the same
+// time; Restart and PowerOff only start what is asked.
+type Server struct {
+	Status   func() Status
+	Log      func(after uint64, level Level) []Entry
+	Previous func(level Level) ([]Entry, error)
+	Restart  func(by string)
+	PowerOff func(by string)
+
+	Group   int      // may connect
+	MayStop []uint32 // users beside root that may restart and power off
+	Logger  *slog.Logger
+}
+
+// Listen opens the socket at path for group, in place of one that was left there.
+func Listen(path string, group int) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("open socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("open socket: %w", err)
+	}
+	if err := errors.Join(os.Chown(path, 0, group), os.Chmod(path, 0o660)); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("open socket: %w", err)
+	}
+	return l, nil
+}
+
+// Run serves on l until ctx ends.
+func (s *Server) Run(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { reply(w, s.Status()) })
+	mux.HandleFunc("GET /log", s.log)
+	mux.HandleFunc("POST /restart", func(w http.ResponseWriter, r *http.Request) { s.stop(w, r, s.Restart) })
+	mux.HandleFunc("POST /power-off", func(w http.ResponseWriter, r *http.Request) { s.stop(w, r, s.PowerOff) })
+	srv := &http.Server{
+		Handler:        http.MaxBytesHandler(mux, 4096),
+		ReadTimeout:    5 * time.Second,
+		WriteTimeout:   10 * time.Second,
+		IdleTimeout:    30 * time.Second,
+		MaxHeaderBytes: 4096,
+		ErrorLog:       slog.NewLogLogger(s.Logger.Handler(), slog.LevelWarn),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, peerKey{}, peer(c))
+		},
+	}
+	defer context.AfterFunc(ctx, func() { srv.Close() })()
+	err := srv.Serve(&limited{Listener: l, free: make(chan struct{}, maxConns)})
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (s *Server) log(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	level, ok := parseLevel(q.Get("level"))
+	if !ok {
+		http.Error(w, "level: want error, warn, info, debug or a number from 0 to 7", http.StatusBadRequest)
+		return
+	}
+	switch q.Get("boot") {
+	case "":
+		after, err := strconv.ParseUint(cmp.Or(q.Get("after"), "0"), 10, 64)
+		if err != nil {
+			http.Error(w, "after: want a sequence number", http.StatusBadRequest)
+			return
+		}
+		reply(w, s.Log(after, level))
+	case "previous":
+		list, err := s.Previous(level)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		reply(w, list)
+	default:
+		http.Error(w, "boot: want previous or none", http.StatusBadRequest)
+	}
+}
+
+func parseLevel(s string) (Level, bool) {
+	switch s {
+	case "error":
+		return LevelError, true
+	case "warn":
+		return LevelWarn, true
+	case "info":
+		return LevelInfo, true
+	case "debug", "":
+		return LevelDebug, true
+	}
+	n, err := strconv.Atoi(s)
+	return Level(n), err == nil && n >= 0 && n <= 7
+}
+
+// stop does what is asked if the process that asks may: the kernel says who that is.
+func (s *Server) stop(w http.ResponseWriter, r *http.Request, do func(by string)) {
+	cred, _ := r.Context().Value(peerKey{}).(*unix.Ucred)
+	if cred == nil || cred.Uid != 0 && !slices.Contains(s.MayStop, cred.Uid) {
+		http.Error(w, "this user may not stop the machine", http.StatusForbidden)
+		return
+	}
+	w.WriteHeader(http.StatusAccepted)
+	http.NewResponseController(w).Flush() // the answer leaves before the machine goes
+	do(fmt.Sprintf("user %d, process %d", cred.Uid, cred.Pid))
+}
+
+func reply(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	json.NewEncoder(w).Encode(v) // who hung up does not miss it
+}
+
+type peerKey struct{}
+
+// peer returns who is at the other end of a Unix socket, nil where the kernel does not say.
+func peer(c net.Conn) *unix.Ucred {
+	lc, ok := c.(*limitedConn)
+	if !ok {
+		return nil
+	}
+	uc, ok := lc.Conn.(*net.UnixConn)
+	if !ok {
+		return nil
+	}
+	raw, err := uc.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	var cred *unix.Ucred
+	raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err != nil {
+		return nil
+	}
+	return cred
+}
