@@ -1,0 +1,397 @@
+package supervise
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cloudlink.local/gateway/internal/condition"
+	"cloudlink.local/gateway/internal/logring"
+	"cloudlink.local/gateway/internal/machine"
+)
+
+// A Spec says how a service is run.
+type Spec struct {
+	Name      string
+	User      uint32 // and group
+	Groups    []uint32
+	Caps      Caps
+	Memory    int64 // most bytes, page cache included
+	Processes int   // most processes and threads
+	OOMScore  int   // -1000 to 1000: who goes first when memory runs out
+	Env       []string
+	Args      []string // the program; this one with the service's name if empty
+}
+
+// A Supervisor runs services. It is made by New, works in Run, and is asked by Status.
+type Supervisor struct {
+	children *Children
+	ring     *logring.Ring
+	log      *slog.Logger
+	cgroups  string // where the services' groups are made
+
+	events   chan event
+	ended    chan struct{} // closed when Run has ended
+	hurry    chan struct{} // closed when there is no time for an orderly stop
+	hurryUp  func()
+	progress atomic.Int64 // when Run last came round, by the monotonic clock
+	start    time.Time
+	copies   sync.WaitGroup // of the services' output
+
+	mu       sync.Mutex // guards the services' fields
+	services []*service
+}
+
+// A service is a Spec and where it stands:
+//
+//	waiting → starting → running
+//	   ↑─────────┴──────────┘  it ended; asked to stop, it is stopped instead
+type service struct {
+	Spec
+	state    machine.ServiceState
+	since    time.Time // of state
+	due      time.Time // when a waiting service is started; zero: not yet asked for
+	run      int       // counts the starts, to tell an event of an earlier process
+	proc     child
+	output   *os.File
+	ready    *os.File
+	killed   bool // for not getting ready
+	history  history
+	restarts int
+	lastExit string
+}
+
+// An event is something that happened to a service.
+type event struct {
+	service *service
+	run     int
+	what    string // "start", "ready" or "end"
+	status  unix.WaitStatus
+}
+
+// New returns a supervisor of services that wait for Start. Their output goes to ring.
+func New(children *Children, specs []Spec, cgroups string, ring *logring.Ring, log *slog.Logger) *Supervisor {
+	s := &Supervisor{
+		children: children, ring: ring, log: log, cgroups: cgroups,
+		events: make(chan event), ended: make(chan struct{}), hurry: make(chan struct{}),
+		start: time.Now(),
+	}
+	s.hurryUp = sync.OnceFunc(func() { close(s.hurry) })
+	for _, spec := range specs {
+		s.services = append(s.services, &service{Spec: spec, state: machine.Waiting, since: s.start, proc: child{pidfd: -1}})
+	}
+	return s
+}
+
+// Start starts the services of these names. Run must be under way.
+func (s *Supervisor) Start(names ...string) {
+	for _, sv := range s.services {
+		if slices.Contains(names, sv.Name) {
+			s.send(event{service: sv, what: "start"})
+		}
+	}
+}
+
+// Hurry makes an orderly stop a quick one: what still runs is killed.
+func (s *Supervisor) Hurry() { s.hurryUp() }
+
+// Alive says whether Run came round within the last d.
+func (s *Supervisor) Alive(d time.Duration) bool {
+	return time.Since(s.start)-time.Duration(s.progress.Load()) < d
+}
+
+func (s *Supervisor) send(e event) {
+	select {
+	case s.events <- e:
+	case <-s.ended:
+	}
+}
+
+// Run supervises until ctx ends; then it stops the services, the last one first, and returns.
+func (s *Supervisor) Run(ctx context.Context) {
+	defer close(s.ended)
+	tick := time.NewTicker(time.Second) // keeps Alive true
+	defer tick.Stop()
+	due := time.NewTimer(0)
+	defer due.Stop()
+	for {
+		s.progress.Store(int64(time.Since(s.start)))
+		if wait, any := s.step(time.Now()); any {
+			due.Reset(wait)
+		}
+		select {
+		case e := <-s.events:
+			s.handle(e)
+		case <-due.C:
+		case <-tick.C:
+		case <-ctx.Done():
+			s.stop(tick.C)
+			return
+		}
+	}
+}
+
+// step does what is due, and returns how long until more is.
+func (s *Supervisor) step(now time.Time) (wait time.Duration, any bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sv := range s.services {
+		if sv.state == machine.Starting && !sv.killed && now.Sub(sv.since) >= startLimit {
+			s.log.Warn("service is not ready and is killed", "service", sv.Name, "after", startLimit)
+			s.kill(sv) // its end comes as an event
+			sv.killed = true
+		}
+		if sv.state != machine.Waiting || sv.due.IsZero() {
+			continue
+		}
+		if left := sv.due.Sub(now); left > 0 {
+			if !any || left < wait {
+				wait, any = left, true
+			}
+			continue
+		}
+		if err := s.launch(sv); err != nil {
+			s.log.Error("start service", "service", sv.Name, "error", err)
+			s.fail(sv, err.Error(), 0)
+			wait, any = 0, true // look again: the pause may be none
+		}
+	}
+	return wait, any
+}
+
+func (s *Supervisor) handle(e event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sv := e.service
+	if e.what != "start" && e.run != sv.run {
+		return
+	}
+	now := time.Now()
+	switch e.what {
+	case "start":
+		if sv.state == machine.Waiting && sv.due.IsZero() {
+			sv.due = now
+		}
+	case "ready":
+		if sv.state == machine.Starting {
+			s.log.Info("service is ready", "service", sv.Name, "after", now.Sub(sv.since).Round(time.Millisecond))
+			sv.state, sv.since = machine.Running, now
+		}
+	case "end":
+		ready := time.Duration(0)
+		if sv.state == machine.Running {
+			ready = now.Sub(sv.since)
+		}
+		s.release(sv)
+		s.fail(sv, describe(e.status), ready)
+		s.log.Warn("service ended", "service", sv.Name, "why", sv.lastExit, "again_in", sv.due.Sub(now).Round(time.Second))
+	}
+}
+
+// fail notes that a service has ended, and when to start it again.
+func (s *Supervisor) fail(sv *service, why string, ready time.Duration) {
+	var pause time.Duration
+	sv.history, pause = sv.history.ended(ready)
+	now := time.Now()
+	sv.state, sv.since, sv.due = machine.Waiting, now, now.Add(pause)
+	sv.lastExit = why
+	sv.restarts++
+}
+
+// launch starts a service's process.
+func (s *Supervisor) launch(sv *service) error {
+	groupFD, err := s.group(sv).open(sv.Memory, sv.Processes)
+	if err != nil { // better without limits than not at all
+		s.log.Warn("make service's group", "service", sv.Name, "error", err)
+	}
+	if groupFD >= 0 {
+		defer unix.Close(groupFD)
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	output, outputEnd, err := pipe()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(outputEnd)
+	ready, readyEnd, err := pipe()
+	if err != nil {
+		output.Close()
+		return err
+	}
+	defer unix.Close(readyEnd)
+
+	args := sv.Args
+	if len(args) == 0 {
+		args = []string{"/proc/self/exe", sv.Name}
+	}
+	sv.run++
+	run := sv.run
+	attr := &syscall.ProcAttr{
+		Dir: "/",
+		Env: append([]string{
+			"PATH=/bin:/sbin:/usr/bin:/usr/sbin", "HOME=/", "CLOUDLINK_READY_FD=3",
+			"GOMEMLIMIT=" + strconv.FormatInt(sv.Memory/4*3, 10), // collects garbage before memory.high slows it down
+		}, sv.Env...),
+		Files: []uintptr{null.Fd(), uintptr(outputEnd), uintptr(outputEnd), uintptr(readyEnd)},
+		Sys: &syscall.SysProcAttr{
+			Setsid:      true,
+			Credential:  &syscall.Credential{Uid: sv.User, Gid: sv.User, Groups: sv.Groups},
+			AmbientCaps: sv.Caps,
+			UseCgroupFD: groupFD >= 0, CgroupFD: groupFD,
+		},
+	}
+	if sv.User == 0 {
+		attr.Sys.AmbientCaps = nil // root has them anyway
+	}
+	sv.proc, err = s.children.start(args, attr, sv.Caps, func(status unix.WaitStatus) {
+		s.send(event{service: sv, run: run, what: "end", status: status})
+	})
+	if err != nil {
+		output.Close()
+		ready.Close()
+		return err
+	}
+	// A child cannot lower it for itself. If it has ended by now, that is told elsewhere.
+	write(fmt.Sprintf("/proc/%d/oom_score_adj", sv.proc.pid), strconv.Itoa(sv.OOMScore))
+	sv.state, sv.since, sv.output, sv.ready, sv.killed = machine.Starting, time.Now(), output, ready, false
+	s.copies.Go(func() {
+		defer output.Close()
+		s.ring.Copy(sv.Name, output)
+	})
+	go func() { // ends at the latest when release closes the pipe
+		var word [1]byte
+		if _, err := io.ReadFull(ready, word[:]); err == nil {
+			s.send(event{service: sv, run: run, what: "ready"})
+		}
+	}()
+	return nil
+}
+
+// release lets go of what belonged to a process that has ended, and of what it left running.
+func (s *Supervisor) release(sv *service) {
+	s.kill(sv)
+	unix.Close(sv.proc.pidfd)
+	sv.proc = child{pidfd: -1}
+	sv.ready.Close()
+	sv.output.SetReadDeadline(time.Now().Add(time.Second)) // what it said last is still read
+}
+
+// kill ends all processes of a service.
+func (s *Supervisor) kill(sv *service) {
+	if err := s.group(sv).kill(); err != nil {
+		s.log.Warn("kill service's group", "service", sv.Name, "error", err)
+		sv.proc.signal(unix.SIGKILL)
+	}
+}
+
+func (s *Supervisor) group(sv *service) cgroup { return cgroup(filepath.Join(s.cgroups, sv.Name)) }
+
+// pipe returns a pipe whose reading end obeys deadlines and whose writing end blocks, as programs
+// expect of their output.
+func pipe() (r *os.File, w int, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, -1, fmt.Errorf("make pipe: %w", err)
+	}
+	unix.SetNonblock(fds[0], true)
+	return os.NewFile(uintptr(fds[0]), "pipe"), fds[1], nil
+}
+
+// stop stops the services one after the other, the last one first.
+func (s *Supervisor) stop(tick <-chan time.Time) {
+	for _, sv := range slices.Backward(s.services) {
+		s.stopOne(sv, tick)
+	}
+	s.copies.Wait()
+}
+
+func (s *Supervisor) stopOne(sv *service, tick <-chan time.Time) {
+	s.mu.Lock()
+	running := sv.proc.pidfd >= 0
+	if running {
+		sv.proc.signal(unix.SIGTERM)
+	} else {
+		sv.state, sv.since, sv.due = machine.Stopped, time.Now(), time.Time{}
+	}
+	s.mu.Unlock()
+	if !running {
+		return
+	}
+	limit := time.NewTimer(stopLimit)
+	defer limit.Stop()
+	hurry := s.hurry
+	for {
+		s.progress.Store(int64(time.Since(s.start)))
+		select {
+		case e := <-s.events:
+			if e.what != "end" {
+				continue
+			}
+			s.mu.Lock()
+			s.release(e.service)
+			e.service.state, e.service.since, e.service.due = machine.Stopped, time.Now(), time.Time{}
+			e.service.lastExit = describe(e.status)
+			s.mu.Unlock()
+			if e.service == sv {
+				return
+			}
+		case <-tick:
+		case <-hurry:
+			hurry = nil
+			s.mu.Lock()
+			s.kill(sv)
+			s.mu.Unlock()
+		case <-limit.C:
+			s.log.Warn("service does not stop and is killed", "service", sv.Name)
+			s.mu.Lock()
+			s.kill(sv)
+			s.mu.Unlock()
+		}
+	}
+}
+
+// Status returns where the services stand.
+func (s *Supervisor) Status() []machine.Service {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := []machine.Service{}
+	for _, sv := range s.services {
+		list = append(list, machine.Service{
+			Name: sv.Name, State: sv.state, PID: sv.proc.pid,
+			SinceSeconds: time.Since(sv.since).Seconds(),
+			Restarts:     sv.restarts, LastExit: sv.lastExit,
+			MemoryBytes: s.group(sv).memory(),
+		})
+	}
+	return list
+}
+
+// Conditions returns what the owner should be told of the services.
+func (s *Supervisor) Conditions() []condition.Condition {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []condition.Condition
+	for _, sv := range s.services {
+		well := sv.state == machine.Running && time.Since(sv.since) >= healthy
+		slow := sv.state == machine.Starting && time.Since(sv.since) >= startSlow
+		if slow || sv.history.failing() && !well && sv.state != machine.Stopped {
+			list = append(list, condition.New(condition.ServiceFailing, "service", sv.Name))
+		}
+	}
+	return list
+}
