@@ -1,0 +1,341 @@
+package portal
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"html/template"
+	"io"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"cloudlink.local/gateway/internal/machine"
+	"cloudlink.local/gateway/internal/release"
+)
+
+// A Config is what the portal is made from.
+type Config struct {
+	Release release.Release
+	Machine Machine
+	Network Network
+	Notices string // file of the third-party notices, gzip
+	Log     *slog.Logger
+}
+
+// A Portal answers for the gateway's pages and API. It is an http.Handler.
+type Portal struct {
+	gatherer
+	release release.Release
+	notices string
+	mux     *http.ServeMux
+	origin  *http.CrossOriginProtection
+	api     func() http.Handler // built at first use
+}
+
+// New returns a portal; it does nothing before it is asked.
+func New(c Config) *Portal {
+	p := &Portal{
+		gatherer: gatherer{machine: c.Machine, network: c.Network, log: c.Log, keep: keepTime},
+		release:  c.Release,
+		notices:  c.Notices,
+		mux:      http.NewServeMux(),
+		origin:   http.NewCrossOriginProtection(),
+	}
+	p.api = sync.OnceValue(p.newAPI)
+	p.mux.HandleFunc("GET /{$}", p.overview)
+	p.mux.HandleFunc("GET /live", p.live)
+	p.mux.HandleFunc("GET /log", p.logPage)
+	p.mux.HandleFunc("GET /log/live", p.logLive)
+	p.mux.HandleFunc("GET /log.txt", p.logText)
+	p.mux.HandleFunc("GET /licences", p.simple("licences"))
+	p.mux.HandleFunc("GET /licences/notices.txt", p.noticesText)
+	p.mux.HandleFunc("GET /browsers", p.simple("browsers"))
+	p.mux.HandleFunc("GET /assets/{fingerprint}/{name}", p.asset)
+	p.mux.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) { p.api().ServeHTTP(w, r) })
+	return p
+}
+
+// No page has anything inline, so nothing inline is ever run or applied.
+const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; " +
+	"connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+
+// ServeHTTP answers a request.
+func (p *Portal) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Content-Security-Policy", contentPolicy)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY") // for browsers older than frame-ancestors
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Cache-Control", "no-store")
+	defer p.recover(w, r)
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	switch {
+	case !ownHost(r.Host, "") && !ownHost(r.Host, p.ownSerial(r.Context())):
+		p.fail(w, r, http.StatusMisdirectedRequest)
+	case p.origin.Check(r) != nil:
+		p.fail(w, r, http.StatusForbidden)
+	default:
+		p.route(w, r)
+	}
+}
+
+// route finds the handler. Where there is none, the answer is a page of ours, not the mux's line.
+func (p *Portal) route(w http.ResponseWriter, r *http.Request) {
+	none, pattern := p.mux.Handler(r)
+	if pattern != "" {
+		p.mux.ServeHTTP(w, r)
+		return
+	}
+	found := &header{w: w}
+	none.ServeHTTP(found, r) // 404, or 405 with the header that says what is allowed
+	p.fail(w, r, found.code)
+}
+
+// A header takes in an answer's header and status alone.
+type header struct {
+	w    http.ResponseWriter
+	code int
+}
+
+func (h *header) Header() http.Header         { return h.w.Header() }
+func (h *header) Write(b []byte) (int, error) { return len(b), nil }
+func (h *header) WriteHeader(code int)        { h.code = code }
+
+// recover turns a panic into a page: one bad request must not be the end of all others.
+func (p *Portal) recover(w http.ResponseWriter, r *http.Request) {
+	switch cause := recover(); cause {
+	case nil:
+	case http.ErrAbortHandler:
+		panic(cause) // the server's own way to hang up
+	default:
+		p.log.Error("answer failed", "path", plain(r.URL.Path), "cause", fmt.Sprint(cause), "stack", string(debug.Stack()))
+		p.fail(w, r, http.StatusInternalServerError) // a header already sent stays as it is
+	}
+}
+
+func (p *Portal) view(r *http.Request, name string) view {
+	q := r.URL.Query()
+	q.Del(langParam)
+	return view{Lang: chooseLang(r), Path: r.URL.Path, Query: q.Encode(), Name: name, Release: p.release}
+}
+
+// fail answers with an error page.
+func (p *Portal) fail(w http.ResponseWriter, r *http.Request, code int) {
+	v := p.view(r, "error")
+	v.Path, v.Query = "/", "" // there is no page here to come back to
+	f := failure{v, code}
+	if strings.HasPrefix(r.URL.Path, "/api/") {
+		problem(w, code)
+		return
+	}
+	if code == http.StatusMisdirectedRequest {
+		p.write(w, code, "misdirected.html", f) // no more than plain text: whoever asks is not our page
+		return
+	}
+	if !f.Has("error." + strconv.Itoa(code)) {
+		f.Code = http.StatusInternalServerError
+	}
+	p.write(w, code, "error.html", f)
+}
+
+// write answers with a template, or, if that fails, with a plain line.
+func (p *Portal) write(w http.ResponseWriter, code int, name string, data any) {
+	var b bytes.Buffer
+	if err := templates().ExecuteTemplate(&b, name, data); err != nil {
+		p.log.Error("render page", "template", name, "error", err)
+		http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Content-Length", strconv.Itoa(b.Len()))
+	w.WriteHeader(code)
+	w.Write(b.Bytes())
+}
+
+var templates = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("").ParseFS(files, "page/*.html"))
+})
+
+// page answers with a whole page, unless the reader wants another language or has a browser that
+// could not show it.
+func (p *Portal) page(w http.ResponseWriter, r *http.Request, name string, data any) {
+	if !supported(r.UserAgent()) {
+		name = "unsupported"
+	}
+	p.write(w, http.StatusOK, name+".html", data)
+}
+
+// supported tells whether a browser can show the pages, as far as its name gives away. Internet
+// Explorer cannot, and is still found on the desks of telephone systems.
+func supported(agent string) bool {
+	return !strings.Contains(agent, "MSIE ") && !strings.Contains(agent, "Trident/")
+}
+
+func (p *Portal) simple(name string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !switchLang(w, r) {
+			p.page(w, r, name, p.view(r, name))
+		}
+	}
+}
+
+func (p *Portal) overview(w http.ResponseWriter, r *http.Request) {
+	if !switchLang(w, r) {
+		v := p.view(r, "overview")
+		p.page(w, r, "overview", overview{view: v, Status: p.status(r.Context(), v.Lang)})
+	}
+}
+
+// live answers with what changes on the first page. The page tells what it was loaded from, so
+// that a restart does not pass for "nothing happened".
+func (p *Portal) live(w http.ResponseWriter, r *http.Request) {
+	v := p.view(r, "overview")
+	o := overview{view: v, Status: p.status(r.Context(), v.Lang)}
+	if boot := r.FormValue("boot"); boot != "" && o.BootID != "" && boot != o.BootID {
+		o.Missed = true
+	}
+	if version := r.FormValue("version"); version != p.release.Version {
+		o.Was = version
+	}
+	p.write(w, http.StatusOK, "live", o)
+}
+
+func (p *Portal) noticesText(w http.ResponseWriter, r *http.Request) {
+	f, err := os.Open(p.notices)
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			p.log.Error("open notices", "error", err)
+		}
+		p.fail(w, r, http.StatusNotFound)
+		return
+	}
+	defer f.Close()
+	var text io.Reader = f
+	if takesGzip(r) {
+		w.Header().Set("Content-Encoding", "gzip")
+	} else if text, err = gzip.NewReader(f); err != nil {
+		p.log.Error("read notices", "error", err)
+		p.fail(w, r, http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Vary", "Accept-Encoding")
+	if _, err := io.Copy(w, text); err != nil && r.Context().Err() == nil {
+		p.log.Error("send notices", "error", err)
+	}
+}
+
+// shownEntries is how many lines of the log one page has.
+const shownEntries = 500
+
+var levels = map[string]machine.Level{
+	"error": machine.LevelError, "warn": machine.LevelWarn, "info": machine.LevelInfo, "debug": machine.LevelDebug,
+}
+
+var levelNames = []string{"error", "warn", "info", "debug"}
+
+// levelName returns the name of the choice that shows entries of level l first.
+func levelName(l machine.Level) string {
+	for _, name := range levelNames {
+		if l <= levels[name] {
+			return name
+		}
+	}
+	return "debug"
+}
+
+// readLog fills in the page's entries, those after lp.After.
+func (p *Portal) readLog(ctx context.Context, r *http.Request, lp *logPage) {
+	lp.Level = r.FormValue("level")
+	if _, ok := levels[lp.Level]; !ok {
+		lp.Level = "info"
+	}
+	var list []machine.Entry
+	var err error
+	if lp.Previous {
+		list, err = p.machine.PreviousLog(ctx, levels[lp.Level])
+	} else {
+		list, err = p.machine.Log(ctx, lp.After, levels[lp.Level])
+	}
+	if err != nil {
+		p.log.Debug("read log", "error", err)
+		lp.Unknown = true
+		return
+	}
+	if len(list) > 0 {
+		lp.After = list[len(list)-1].Seq
+	}
+	if lp.Left = len(list) - shownEntries; lp.Left > 0 {
+		list = list[lp.Left:]
+	}
+	slices.Reverse(list)
+	lp.Entries = list
+}
+
+func (p *Portal) logPage(w http.ResponseWriter, r *http.Request) {
+	if switchLang(w, r) {
+		return
+	}
+	lp := logPage{view: p.view(r, "log"), Previous: r.FormValue("boot") == "previous"}
+	ctx, cancel := context.WithTimeout(r.Context(), logTime)
+	defer cancel()
+	lp.Boot = p.status(ctx, lp.Lang).BootID // before its log: an entry between is then shown twice, not lost
+	p.readLog(ctx, r, &lp)
+	p.page(w, r, "log", lp)
+}
+
+// logLive answers with the entries that came since, and with where to go on from them.
+func (p *Portal) logLive(w http.ResponseWriter, r *http.Request) {
+	lp := logPage{view: p.view(r, "log")}
+	ctx, cancel := context.WithTimeout(r.Context(), logTime)
+	defer cancel()
+	s := p.status(ctx, lp.Lang)
+	if !s.Knows(PartMachine) {
+		http.Error(w, "process 1 does not answer", http.StatusServiceUnavailable)
+		return
+	}
+	lp.Boot = s.BootID
+	if boot := r.FormValue("boot"); boot != "" && boot != lp.Boot {
+		lp.Missed = true // numbers start again
+	} else {
+		lp.After, _ = strconv.ParseUint(r.FormValue("after"), 10, 64)
+	}
+	p.readLog(ctx, r, &lp)
+	switch {
+	case lp.Unknown:
+		http.Error(w, "process 1 does not answer", http.StatusServiceUnavailable)
+	case len(lp.Entries) == 0 && !lp.Missed:
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		p.write(w, http.StatusOK, "entries", lp)
+	}
+}
+
+// logText answers with the whole log as a file.
+func (p *Portal) logText(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), logTime)
+	defer cancel()
+	list, err := p.machine.Log(ctx, 0, machine.LevelDebug)
+	if err != nil {
+		p.fail(w, r, http.StatusServiceUnavailable)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Content-Disposition", `attachment; filename="cloudlink-log.txt"`)
+	for _, e := range list {
+		fmt.Fprintf(w, "%s %-5s %s: %s\n", e.Time.UTC().Format("2006-01-02T15:04:05.000Z"), levelName(e.Level), plain(e.Source), plain(e.Text))
+	}
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

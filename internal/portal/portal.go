@@ -1,0 +1,83 @@
+// Package portal serves the gateway's pages and its JSON API to the LAN, over plain HTTP: a
+// ".local" name has no certificate. It holds no state of its own; what it shows it asks process 1
+// and the network service for.
+package portal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"cloudlink.local/gateway/internal/machine"
+	"cloudlink.local/gateway/internal/network"
+	"cloudlink.local/gateway/internal/release"
+)
+
+// Notices is where the image builder puts the third-party notices.
+const Notices = "/usr/share/cloudlink/notices.txt.gz"
+
+const (
+	address    = ":80"            // every address of both families
+	maxHeader  = 16 << 10         // bytes of a request's header
+	maxBody    = 64 << 10         // bytes of a request's body; no page takes one yet
+	graceAtEnd = 2 * time.Second  // for answers under way when we are told to stop
+	headerTime = 5 * time.Second  // to send a request's header in
+	readTime   = 10 * time.Second // to send a whole request in
+	writeTime  = 30 * time.Second // to take an answer in; the notices are the longest
+	idleTime   = 60 * time.Second // a browser polls every two seconds
+)
+
+// Run serves until ctx ends.
+func Run(ctx context.Context, ready func(), log *slog.Logger) error {
+	rel, err := release.Load(release.File)
+	if err != nil {
+		log.Warn("version is unknown", "error", err) // the pages are needed all the more
+	}
+	ln, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("open port 80: %w", err)
+	}
+	return Serve(ctx, ln, ready, New(Config{
+		Release: rel,
+		Machine: machine.NewClient(),
+		Network: network.NewClient(),
+		Notices: Notices,
+		Log:     log,
+	}))
+}
+
+// Serve answers on ln, with bounds on what a client can hold, until ctx ends. It closes ln.
+func Serve(ctx context.Context, ln net.Listener, ready func(), p *Portal) error {
+	srv := &http.Server{
+		Handler:           p,
+		MaxHeaderBytes:    maxHeader,
+		ReadHeaderTimeout: headerTime,
+		ReadTimeout:       readTime,
+		WriteTimeout:      writeTime,
+		IdleTimeout:       idleTime,
+		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug), // clients can cause these lines
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(limit(ln)) }()
+	ready() // connections wait in ln's backlog from now on
+	select {
+	case err := <-ended:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), graceAtEnd)
+	defer cancel()
+	err := srv.Shutdown(grace)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = srv.Close() // who is still reading has had the time
+	}
+	<-ended
+	if err != nil {
+		return fmt.Errorf("stop serving: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,148 @@
+package portal
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"cloudlink.local/gateway/internal/condition"
+	"cloudlink.local/gateway/internal/machine"
+	"cloudlink.local/gateway/internal/network"
+)
+
+// Machine is what the portal asks of process 1.
+type Machine interface {
+	Status(context.Context) (machine.Status, error)
+	Log(ctx context.Context, after uint64, level machine.Level) ([]machine.Entry, error)
+	PreviousLog(ctx context.Context, level machine.Level) ([]machine.Entry, error)
+}
+
+// Network is what the portal asks of the network service.
+type Network interface {
+	Status(context.Context) (network.Status, error)
+}
+
+// Status is the gateway as a whole: what the first page shows, and the API.
+type Status struct {
+	machine.Status
+	Ports      []network.Port `json:"ports" doc:"Ethernet ports, in the kernel's order"`
+	Conditions []Condition    `json:"conditions" doc:"What the owner is told, most pressing first"`
+	Unknown    []Part         `json:"unknown" doc:"Parts that do not answer; their values are empty"`
+}
+
+// A Condition is a condition with its text in the reader's language.
+type Condition struct {
+	condition.Condition
+	condition.Text
+}
+
+// A Part is one of those that a Status is put together from.
+type Part string
+
+// The parts.
+const (
+	PartMachine Part = "machine" // process 1: all but the ports
+	PartNetwork Part = "network" // the network service: the ports
+)
+
+// Knows tells whether p answered.
+func (s Status) Knows(p Part) bool { return !slices.Contains(s.Unknown, p) }
+
+const (
+	askTime  = time.Second            // for one part to answer: a page must not wait for a hung one
+	logTime  = 5 * time.Second        // for process 1 to answer with its log, which is longer
+	keepTime = 500 * time.Millisecond // many viewers cost the others as much as one
+)
+
+// A gatherer asks the parts and keeps their last answers for a moment.
+type gatherer struct {
+	machine Machine
+	network Network
+	log     *slog.Logger
+	keep    time.Duration
+
+	mu         sync.Mutex // guards what follows, and lets one ask at a time
+	asked      time.Time
+	m          machine.Status
+	n          network.Status
+	mErr, nErr error
+	serial     string // the last one heard: it outlives an outage of process 1
+}
+
+// status puts the parts together, the conditions in lang.
+func (g *gatherer) status(ctx context.Context, lang string) Status {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refresh(ctx)
+	s := Status{Status: g.m, Ports: g.n.Ports, Conditions: []Condition{}, Unknown: []Part{}}
+	if g.mErr != nil {
+		s.Unknown = append(s.Unknown, PartMachine)
+	}
+	if g.nErr != nil {
+		s.Unknown = append(s.Unknown, PartNetwork)
+	}
+	// A list is never null in JSON.
+	if s.Ports == nil {
+		s.Ports = []network.Port{}
+	}
+	if s.Services == nil {
+		s.Services = []machine.Service{}
+	}
+	list := slices.Clone(g.m.Conditions)
+	if g.nErr == nil {
+		list = append(list, g.n.Conditions()...)
+	}
+	condition.Sort(list)
+	for _, c := range list {
+		s.Conditions = append(s.Conditions, Condition{c, c.Text(lang)})
+	}
+	return s
+}
+
+// refresh asks both parts at once, unless it did so just now. It is called with mu held.
+func (g *gatherer) refresh(ctx context.Context) {
+	if !g.asked.IsZero() && time.Since(g.asked) < g.keep {
+		return
+	}
+	// Others wait for these answers too, so they do not end with the first one's request.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
+	defer cancel()
+	mErr, nErr := g.mErr, g.nErr
+	var other sync.WaitGroup
+	other.Go(func() { g.n, g.nErr = g.network.Status(ctx) })
+	g.m, g.mErr = g.machine.Status(ctx)
+	other.Wait()
+	g.tell(PartMachine, mErr, g.mErr)
+	g.tell(PartNetwork, nErr, g.nErr)
+	if g.mErr != nil {
+		g.m = machine.Status{}
+	} else {
+		g.serial = g.m.Serial
+	}
+	if g.nErr != nil {
+		g.n = network.Status{}
+	}
+	g.asked = time.Now()
+}
+
+// tell logs that a part stopped or started to answer, once, not at every viewer's every request.
+func (g *gatherer) tell(p Part, before, now error) {
+	switch {
+	case before == nil && now != nil:
+		g.log.Warn("part does not answer", "part", string(p), "error", now)
+	case before != nil && now == nil:
+		g.log.Info("part answers again", "part", string(p))
+	}
+}
+
+// ownSerial returns the gateway's serial number as far as it is known.
+func (g *gatherer) ownSerial(ctx context.Context) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.serial == "" {
+		g.refresh(ctx)
+	}
+	return g.serial
+}
