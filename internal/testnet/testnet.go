@@ -124,37 +124,56 @@ func New(t testing.TB) *Peer {
 	return p
 }
 
+// Home is the test's own namespace.
+func Home(t testing.TB) *Peer {
+	t.Helper()
+	ns, err := netns.Get()
+	if err != nil {
+		t.Fatalf("testnet: open own network namespace: %v", err)
+	}
+	t.Cleanup(func() { ns.Close() })
+	return &Peer{t: t, ns: ns}
+}
+
 // Cable lays a cable from port name in the test's namespace to port eth0 of a new one. Both ends
 // are up and without addresses.
 func Cable(t testing.TB, name string) *Peer {
 	t.Helper()
 	p := New(t)
-	p.Plug(name, "eth0")
+	Home(t).Plug(name, p, "eth0")
 	return p
 }
 
-// Plug lays a further cable: from a new port of the test's namespace to a new port of p.
-func (p *Peer) Plug(name, far string) {
+// Plug lays a cable from a new port of p to a new port of other.
+func (p *Peer) Plug(name string, other *Peer, far string) {
 	p.t.Helper()
-	err := netlink.LinkAdd(&netlink.Veth{
-		LinkAttrs:     netlink.LinkAttrs{Name: name},
-		PeerName:      far,
-		PeerNamespace: netlink.NsFd(p.ns),
-	})
-	if err != nil {
-		p.t.Fatalf("testnet: lay cable from %s to %s: %v", name, far, err)
-	}
-	p.t.Cleanup(func() {
-		if link, err := netlink.LinkByName(name); err == nil { // else the test pulled it out
-			netlink.LinkDel(link)
+	err := p.Do(func() error {
+		err := netlink.LinkAdd(&netlink.Veth{
+			LinkAttrs:     netlink.LinkAttrs{Name: name},
+			PeerName:      far,
+			PeerNamespace: netlink.NsFd(other.ns),
+		})
+		if err != nil {
+			return fmt.Errorf("lay cable from %s to %s: %w", name, far, err)
 		}
+		return up(name)
 	})
-	if err := up(name); err != nil {
+	if err == nil {
+		err = other.Do(func() error { return up(far) })
+	}
+	if err != nil {
 		p.t.Fatalf("testnet: %v", err)
 	}
-	if err := p.Do(func() error { return up(far) }); err != nil {
-		p.t.Fatalf("testnet: %v", err)
+	p.t.Cleanup(func() { p.Do(func() error { return unplug(name) }) })
+}
+
+// unplug takes a cable away; the test may have done so.
+func unplug(name string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
 	}
+	return netlink.LinkDel(link)
 }
 
 // Do runs f in p's namespace, on this goroutine: what f opens stays there, what f starts with go
