@@ -78,6 +78,9 @@ func (s *service) run(ctx context.Context, ready func()) error {
 		return err
 	}
 	defer events.Close()
+	if err := s.adopt(); err != nil {
+		return err
+	}
 	if err := s.look(); err != nil { // so that the first answer is true
 		return err
 	}
@@ -103,9 +106,6 @@ func (s *service) run(ctx context.Context, ready func()) error {
 	ready()
 
 	if err := errors.Join(setSysctls("all"), setSysctls("default")); err != nil {
-		s.log.Warn(err.Error())
-	}
-	if err := s.adopt(); err != nil {
 		s.log.Warn(err.Error())
 	}
 	var last time.Time
