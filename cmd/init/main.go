@@ -1,0 +1,148 @@
+// Command init is process 1 of the gateway and, started again with a service's name, that service.
+//
+// As process 1 it parses nothing from the network, and ends only with the machine.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cloudlink.local/gateway/internal/boot"
+	"cloudlink.local/gateway/internal/boot/clock"
+	"cloudlink.local/gateway/internal/boot/data"
+	"cloudlink.local/gateway/internal/logring"
+	"cloudlink.local/gateway/internal/machine"
+	"cloudlink.local/gateway/internal/release"
+	"cloudlink.local/gateway/internal/supervise"
+	"cloudlink.local/gateway/internal/supervise/service"
+	"cloudlink.local/gateway/internal/supervise/watchdog"
+)
+
+func init() {
+	if os.Getpid() == 1 {
+		runtime.LockOSThread() // package supervise changes the threads that it starts services from
+	}
+}
+
+func main() {
+	if os.Getpid() == 1 { // whatever its arguments: they may be the kernel's unknown ones
+		end := run()
+		fmt.Fprintln(os.Stderr, "init:", boot.End(end)) // the kernel refused
+		os.Exit(1)                                      // it panics, and resets
+	}
+	rel, _ := release.Load(release.File) // process 1 has told what is wrong with it
+	for _, row := range services(rel.Keys) {
+		if len(os.Args) == 2 && os.Args[1] == row.Name {
+			os.Exit(service.Main(row.rules, row.run))
+		}
+	}
+	fmt.Fprintf(os.Stderr, "usage: init SERVICE\nThe services are %s; process 1 starts them.\n", strings.Join(names(services(""), 0), ", "))
+	os.Exit(2)
+}
+
+// run brings the machine up, supervises until somebody asks for its end, and takes it down.
+func run() boot.Ending {
+	ring := logring.New(256 << 10)
+	mounted := boot.MountAll(boot.Mounts)
+	log := newLog(ring)
+	check := func(err error) { // what fails is told; the gateway comes up as far as it can
+		if err != nil {
+			log.Error(err.Error())
+		}
+	}
+	check(mounted)
+	rel, err := release.Load(release.File)
+	check(err)
+	clk, err := clock.Set(rel.BuildTime, "/dev/rtc0")
+	check(err)
+	check(boot.Harden("/proc/sys"))
+	check(supervise.SetUpCgroups(supervise.CgroupRoot))
+	check(makeDirs(rel.Keys))
+	check(boot.Seal())
+	log.Info("process 1 is up", "version", rel.Version, "board", rel.Board, "time", time.Now().UTC().Format(time.RFC3339), "clock", clk.Source())
+
+	ctx, stop := context.WithCancel(context.Background())
+	var helpers sync.WaitGroup // all that runs beside this, until stop
+	requests := make(chan boot.Request)
+	helpers.Go(func() { boot.Signals(ctx, requests) })
+	helpers.Go(func() { boot.Buttons(ctx, "/dev/input", requests, log) })
+	helpers.Go(func() { check(ring.CopyKernel(ctx)) })
+
+	rows := services(rel.Keys)
+	children := supervise.NewChildren()
+	helpers.Go(func() { children.Reap(ctx) })
+	sup := supervise.New(children, specs(rows), supervise.CgroupRoot, ring, log)
+	supCtx, stopServices := context.WithCancel(ctx)
+	stopped := make(chan struct{})
+	go func() { sup.Run(supCtx); close(stopped) }()
+
+	var booted atomic.Bool
+	wd, err := watchdog.Open(watchdog.Device)
+	if err != nil {
+		log.Warn(err.Error())
+	} else {
+		alive := func() bool { return sup.Alive(15*time.Second) && (booted.Load() || uptime() < 2*time.Minute) }
+		helpers.Go(func() { wd.Run(ctx, alive, log) })
+	}
+
+	tail := logring.NewTail(ring, logDir)
+	st := newState(rel, clk, sup, wd)
+	helpers.Go(func() { check(serve(ctx, st, ring, tail, requests, log)) })
+
+	result := openData(ctx, st, log)
+	check(clk.Resume(clockFile))
+	check(makeDataDirs(rows))
+	sup.Start(names(rows, 0)...)
+	booted.Store(true)
+
+	check(tail.Rotate())
+	helpers.Go(func() { tail.Run(ctx) })
+	helpers.Go(func() { clk.Run(ctx, check) })
+	helpers.Go(func() { later(ctx, st, result, log) })
+
+	req := <-requests
+	log.Info("the machine goes down", "how", req.Ending, "by", req.By)
+	helpers.Go(func() { // asked again, it goes down faster
+		select {
+		case <-requests:
+			sup.Hurry()
+		case <-ctx.Done():
+		}
+	})
+	stopServices()
+	<-stopped
+	if wd != nil {
+		check(wd.Feed()) // for the last time
+	}
+	check(leave(clk, tail))
+	stop()
+	check(boot.Down(data.Dir))
+	if wd != nil && req.Ending == boot.PowerOff {
+		wd.Disarm()
+	}
+	return req.Ending
+}
+
+func names(rows []row, from int) []string {
+	var list []string
+	for _, r := range rows[from:] {
+		list = append(list, r.Name)
+	}
+	return list
+}
+
+func specs(rows []row) []supervise.Spec {
+	var list []supervise.Spec
+	for _, r := range rows {
+		list = append(list, r.Spec)
+	}
+	return list
+}
+
+var _ machine.Level

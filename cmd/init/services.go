@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+
+	"golang.org/x/sys/unix"
+
+	"cloudlink.local/gateway/internal/network"
+	"cloudlink.local/gateway/internal/portal"
+	"cloudlink.local/gateway/internal/release"
+	"cloudlink.local/gateway/internal/supervise"
+	"cloudlink.local/gateway/internal/supervise/sandbox"
+)
+
+// A row is a service: how it is run, what it may do, and its code.
+type row struct {
+	supervise.Spec
+	rules sandbox.Rules
+	run   func(ctx context.Context, ready func(), log *slog.Logger) error
+}
+
+// socketGroup is the group cloudlink, whose members may connect to the sockets in runtimeDir.
+const socketGroup = 100
+
+// Users, which are their groups as well. They own files on the data partition: none is ever given
+// to another service.
+const (
+	networkUser = 101
+	portalUser  = 102
+	consoleUser = 103
+)
+
+// services is the one table of services, in the order in which they are started.
+func services(keys release.Keys) []row {
+	rows := []row{
+		{
+			Spec: supervise.Spec{
+				Name: "network", User: networkUser, Memory: 48 << 20, Processes: 64, OOMScore: -200,
+				Caps: supervise.Caps{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE},
+			},
+			rules: sandbox.Rules{
+				Read:    []string{"/etc", "/usr/share", "/proc", "/sys"},
+				Write:   []string{runtimeDir, "/data/network", "/proc/sys/net"},
+				Sockets: []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK, unix.AF_PACKET},
+			},
+			run: network.Run,
+		},
+		{
+			Spec: supervise.Spec{
+				Name: "portal", User: portalUser, Memory: 64 << 20, Processes: 64, OOMScore: 100,
+				Caps: supervise.Caps{unix.CAP_NET_BIND_SERVICE},
+			},
+			rules: sandbox.Rules{
+				Read:    []string{"/etc", "/usr/share", "/proc", "/sys/class/net"},
+				Write:   []string{"/data/portal"},
+				Listen:  []uint16{80},
+				Sockets: []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK},
+			},
+			run: portal.Run,
+		},
+	}
+	for i := range rows {
+		rows[i].Groups = []uint32{socketGroup}
+		rows[i].Env = []string{"ZONEINFO=/usr/share/zoneinfo.zip"}
+	}
+	return rows
+}

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cloudlink.local/gateway/internal/boot"
+	"cloudlink.local/gateway/internal/boot/clock"
+	"cloudlink.local/gateway/internal/boot/data"
+	"cloudlink.local/gateway/internal/condition"
+	"cloudlink.local/gateway/internal/logring"
+	"cloudlink.local/gateway/internal/machine"
+	"cloudlink.local/gateway/internal/release"
+	"cloudlink.local/gateway/internal/supervise"
+	"cloudlink.local/gateway/internal/supervise/watchdog"
+)
+
+const (
+	runtimeDir = "/run/cloudlink"
+	ownDir     = data.Dir + "/init" // process 1's own
+	logDir     = data.Dir + "/log"
+	clockFile  = ownDir + "/clock"
+	cleanFile  = ownDir + "/clean" // there if the last run ended in order
+)
+
+// A state is what process 1 tells of the machine.
+type state struct {
+	release release.Release
+	bootID  string
+	clock   *clock.Clock
+	sup     *supervise.Supervisor
+
+	mu     sync.Mutex // guards what follows
+	slot   string
+	serial string
+	data   data.Result
+	notes  []condition.Condition // of the boot
+}
+
+func newState(rel release.Release, clk *clock.Clock, sup *supervise.Supervisor, wd *watchdog.Watchdog) *state {
+	st := &state{release: rel, clock: clk, sup: sup}
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	st.bootID = strings.TrimSpace(string(id))
+	if wd == nil {
+		st.note(condition.New(condition.NoWatchdog))
+	} else if wd.ResetLast() {
+		st.note(condition.New(condition.WatchdogReset))
+	}
+	if rel.Keys == release.Development {
+		st.note(condition.New(condition.DevelopmentKeys))
+	}
+	return st
+}
+
+// note adds what the owner is told until the next boot.
+func (s *state) note(c condition.Condition) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.notes = append(s.notes, c)
+}
+
+// status returns the machine's status now.
+func (s *state) status() machine.Status {
+	conditions := s.sup.Conditions()
+	services := s.sup.Status()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	conditions = append(conditions, s.notes...)
+	if s.clock.Source() == clock.Floor {
+		conditions = append(conditions, condition.New(condition.ClockFloor))
+	}
+	st := machine.Status{
+		Release: s.release, Serial: s.serial, Slot: s.slot, BootID: s.bootID,
+		UptimeSeconds: uptime().Seconds(), Time: time.Now().UTC(),
+		Memory: memory(), Services: services,
+	}
+	var more []condition.Condition
+	st.Data, more = s.data.Status(data.Dir)
+	st.Conditions = append(conditions, more...)
+	condition.Sort(st.Conditions)
+	return st
+}
+
+func uptime() time.Duration {
+	var ts unix.Timespec
+	unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) // cannot fail with a clock that exists
+	return time.Duration(ts.Nano())
+}
+
+func memory() machine.Memory {
+	b, _ := os.ReadFile("/proc/meminfo")
+	return parseMemory(b)
+}
+
+func parseMemory(b []byte) (m machine.Memory) {
+	for line := range bytes.Lines(b) {
+		f := bytes.Fields(line)
+		if len(f) < 2 {
+			continue
+		}
+		kb, _ := strconv.ParseInt(string(f[1]), 10, 64)
+		switch string(f[0]) {
+		case "MemTotal:":
+			m.TotalBytes = kb << 10
+		case "MemAvailable:":
+			m.AvailableBytes = kb << 10
+		}
+	}
+	return m
+}
+
+// newLog returns process 1's own log: lines go to the ring, and warnings to the kernel's log as
+// well, where a crash record finds them and, if grave, the serial line shows them.
+func newLog(ring *logring.Ring) *slog.Logger {
+	kmsg, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0)
+	if err != nil {
+		ring.Add("init", machine.LevelWarn, err.Error())
+	}
+	return slog.New(logring.NewHandler(func(level machine.Level, text string) {
+		ring.Add("init", level, text)
+		if kmsg != nil && level <= machine.LevelWarn {
+			fmt.Fprintf(kmsg, "<%d>init: %s\n", 8+level, logring.Clean(text)) // 8: not from the kernel
+		}
+	}))
+}
+
+// serve answers on process 1's socket.
+func serve(ctx context.Context, st *state, ring *logring.Ring, tail *logring.Tail, requests chan<- boot.Request, log *slog.Logger) error {
+	l, err := machine.Listen(machine.Socket, socketGroup)
+	if err != nil {
+		return err
+	}
+	ask := func(how boot.Ending) func(string) {
+		return func(by string) {
+			select {
+			case requests <- boot.Request{Ending: how, By: by}:
+			case <-ctx.Done():
+			}
+		}
+	}
+	s := machine.Server{
+		Status: st.status, Log: ring.Since, Previous: tail.Previous,
+		Restart: ask(boot.Restart), PowerOff: ask(boot.PowerOff),
+		MayStop: []uint32{consoleUser, portalUser}, Logger: log,
+	}
+	return s.Run(ctx, l)
+}
+
+// makeDirs makes the directories below /run and gives the console's devices to its user.
+func makeDirs(keys release.Keys) error {
+	errs := []error{
+		os.MkdirAll(runtimeDir, 0o750),
+		os.Chown(runtimeDir, 0, socketGroup),
+		os.Chmod(runtimeDir, 0o770|fs.ModeSticky), // services make their sockets there, and leave each other's alone
+		os.MkdirAll(data.Dir, 0o755),
+	}
+	if keys != release.Development {
+		active, _ := os.ReadFile("/sys/class/tty/console/active")
+		for _, tty := range append(strings.Fields(string(active)), "console") {
+			errs = append(errs, os.Chown(filepath.Join("/dev", tty), consoleUser, consoleUser))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("make directories: %w", err)
+	}
+	return nil
+}
+
+// makeDataDirs makes every service's own directory on the data partition.
+func makeDataDirs(rows []row) error {
+	var errs []error
+	own := func(dir string, user int) {
+		errs = append(errs, os.MkdirAll(dir, 0o700), os.Chown(dir, user, user), os.Chmod(dir, 0o700))
+	}
+	own(ownDir, 0)
+	own(logDir, 0)
+	for _, r := range rows {
+		own(filepath.Join(data.Dir, r.Name), int(r.User))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("make directories for data: %w", err)
+	}
+	return nil
+}
