@@ -161,24 +161,6 @@ func checkDisk(t *testing.T, disk, image string, m *Map, old byte) {
 	}
 }
 
-func create(t testing.TB, image string) *Map {
-	t.Helper()
-	f, err := os.Open(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := Create(f, info.Size())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
-}
-
 // dirty makes a file full of old bytes.
 func dirty(t testing.TB, size int64, old byte) string {
 	t.Helper()
