@@ -1,0 +1,457 @@
+package portal
+
+import (
+	"context"
+	_ "embed"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/cdp/jsonv2"
+	"github.com/chromedp/cdproto/emulation"
+	cdpnetwork "github.com/chromedp/cdproto/network"
+	"github.com/chromedp/chromedp"
+
+	"cloudlink.local/gateway/internal/condition"
+	"cloudlink.local/gateway/internal/machine"
+)
+
+var update = flag.Bool("update", false, "write the pictures of docs/images anew")
+
+const screenshots = "../../build/screenshots" // looked at by people
+
+//go:embed testdata/axe.min.js
+var axe string
+
+// browserTime is for one step of a page. It is there to end a test that hangs, not to measure.
+const browserTime = 2 * time.Minute
+
+var browser struct {
+	once  sync.Once
+	ctx   context.Context
+	close func()
+	err   error
+}
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code := m.Run()
+	if browser.close != nil {
+		browser.close()
+	}
+	os.Exit(code)
+}
+
+// newTab opens a tab of the one browser that all tests share, with cookies of its own. The tab
+// reaches the gateway under its real name.
+func newTab(t *testing.T) context.Context {
+	t.Helper()
+	browser.once.Do(func() {
+		path, err := exec.LookPath("chromium")
+		if err != nil {
+			browser.err = fmt.Errorf("scripts/setup installs it: %w", err)
+			return
+		}
+		options := append(chromedp.DefaultExecAllocatorOptions[:],
+			chromedp.ExecPath(path),
+			chromedp.NoSandbox, // tests run as root
+			chromedp.DisableGPU,
+			chromedp.Flag("disable-component-update", true),
+			chromedp.Flag("host-resolver-rules", "MAP cloudlink.local 127.0.0.1, MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"),
+			chromedp.Flag("hide-scrollbars", true),
+		)
+		alloc, stopAlloc := chromedp.NewExecAllocator(context.Background(), options...)
+		ctx, stop := chromedp.NewContext(alloc)
+		browser.ctx, browser.close = ctx, func() { stop(); stopAlloc() }
+		browser.err = chromedp.Do(ctx)
+	})
+	if browser.err != nil {
+		t.Fatalf("start browser: %v", browser.err)
+	}
+	tab, closeTab := chromedp.NewContext(browser.ctx, chromedp.WithNewBrowserContext())
+	t.Cleanup(closeTab)
+	ctx, cancel := context.WithTimeout(tab, browserTime)
+	t.Cleanup(cancel)
+	// Else a tab behind another one counts as hidden, and a hidden page asks for nothing.
+	call(t, ctx, emulation.SetFocusEmulationEnabled, emulation.SetFocusEmulationEnabledParams{Enabled: true})
+	return ctx
+}
+
+func call[P, R any](t *testing.T, ctx context.Context, cmd cdp.Command[P, R], params P) {
+	t.Helper()
+	if _, err := chromedp.Call(ctx, cmd, params); err != nil {
+		t.Fatalf("%s: %v", cmd.Method, err)
+	}
+}
+
+func do(t *testing.T, ctx context.Context, steps ...chromedp.Action[chromedp.Void]) {
+	t.Helper()
+	if err := chromedp.Do(ctx, steps...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func eval[T any](t *testing.T, ctx context.Context, js string) T {
+	t.Helper()
+	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](js, chromedp.EvalAwaitPromise))
+	if err != nil {
+		t.Fatalf("%.80s: %v", js, err)
+	}
+	return v
+}
+
+// await waits until js holds in the page.
+func await(t *testing.T, ctx context.Context, js string) {
+	t.Helper()
+	err := chromedp.Do(ctx, chromedp.Poll[chromedp.Void](js, chromedp.WithPollingInterval(50*time.Millisecond), chromedp.WithPollingTimeout(browserTime)))
+	if err != nil {
+		text, _ := chromedp.Run(ctx, chromedp.Evaluate[string]("document.body.innerText"))
+		t.Fatalf("await %s: %v; the page says:\n%s", js, err, text)
+	}
+}
+
+// follow clicks a link and waits for the page that it leads to.
+func follow(t *testing.T, ctx context.Context, selector string) {
+	t.Helper()
+	if _, err := chromedp.RunResponse(ctx, chromedp.Click(chromedp.CSS(selector))); err != nil {
+		t.Fatalf("follow %s: %v", selector, err)
+	}
+}
+
+func speak(t *testing.T, ctx context.Context, lang string) {
+	t.Helper()
+	call(t, ctx, cdpnetwork.SetExtraHTTPHeaders, cdpnetwork.SetExtraHTTPHeadersParams{
+		Headers: cdpnetwork.Headers{"Accept-Language": jsonv2.Value(strconv.Quote(lang + ";q=0.9"))},
+	})
+}
+
+func screen(t *testing.T, ctx context.Context, width int64, scheme string) {
+	t.Helper()
+	call(t, ctx, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{
+		Width: width, Height: 844, DeviceScaleFactor: 1, Mobile: width < 500,
+	})
+	call(t, ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
+	})
+}
+
+// A running portal serves on a port of its own; the test can stop it and start it again there.
+type running struct {
+	t    *testing.T
+	addr string
+	stop func()
+}
+
+func run(t *testing.T, p *Portal) *running {
+	t.Helper()
+	r := &running{t: t, addr: "127.0.0.1:0"}
+	r.start(p)
+	t.Cleanup(func() { r.stop() })
+	return r
+}
+
+func (r *running) start(p *Portal) {
+	r.t.Helper()
+	ln, err := net.Listen("tcp", r.addr)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.addr = ln.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- Serve(ctx, ln, func() {}, p) }()
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			r.t.Errorf("serve: %v", err)
+		}
+	})
+}
+
+// url is the address of a page as a person types it.
+func (r *running) url(path string) string {
+	_, port, _ := net.SplitHostPort(r.addr)
+	return "http://cloudlink.local:" + port + path
+}
+
+// A console collects what the browser complains about.
+type console struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func watchConsole(t *testing.T, ctx context.Context) *console {
+	c := &console{}
+	messages := chromedp.Console(ctx)
+	go func() { // ends with ctx
+		for m, err := range messages {
+			if err != nil {
+				return
+			}
+			c.mu.Lock()
+			c.lines = append(c.lines, fmt.Sprintf("%s %s: %s", m.Source, m.Type, m.Text))
+			c.mu.Unlock()
+		}
+	}()
+	return c
+}
+
+// take returns the lines since the last time.
+func (c *console) take() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	lines := c.lines
+	c.lines = nil
+	return lines
+}
+
+// Every page, in each language, colour scheme and size: nothing for axe to find, not a line on
+// the browser's console, nothing that sticks out to the right.
+func TestPagesInTheBrowser(t *testing.T) {
+	silent := sample()
+	silent.down[PartMachine], silent.down[PartNetwork] = true, true
+	gateways := map[string]*running{
+		"works":  run(t, newPortal(t, sample())),
+		"faulty": run(t, newPortal(t, faulty())),
+		"silent": run(t, newPortal(t, silent)),
+	}
+	pages := []struct{ name, gateway, path string }{
+		{"overview", "works", "/"},
+		{"overview-faulty", "faulty", "/"},
+		{"overview-silent", "silent", "/"},
+		{"log", "works", "/log"},
+		{"log-debug", "faulty", "/log?level=debug"},
+		{"log-previous", "works", "/log?boot=previous"},
+		{"log-silent", "silent", "/log"},
+		{"licences", "works", "/licences"},
+		{"browsers", "faulty", "/browsers"},
+		{"missing", "works", "/nowhere"},
+	}
+	if err := os.MkdirAll(screenshots, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for _, lang := range languages {
+		for _, scheme := range []string{"light", "dark"} {
+			for _, width := range []int64{390, 1280} {
+				variant := fmt.Sprintf("%s-%s-%d", lang, scheme, width)
+				t.Run(variant, func(t *testing.T) {
+					ctx := newTab(t)
+					complaints := watchConsole(t, ctx)
+					speak(t, ctx, lang)
+					screen(t, ctx, width, scheme)
+					for _, page := range pages {
+						do(t, ctx, chromedp.Navigate(gateways[page.gateway].url(page.path)))
+						if got := eval[string](t, ctx, "document.documentElement.lang"); got != lang {
+							t.Errorf("%s: language %q", page.name, got)
+						}
+						if got := eval[int64](t, ctx, "document.documentElement.scrollWidth"); got > width {
+							t.Errorf("%s: %d pixels wide", page.name, got)
+						}
+						for _, v := range violations(t, ctx) {
+							t.Errorf("%s: %s", page.name, v)
+						}
+						for _, line := range complaints.take() {
+							if page.name == "missing" && strings.Contains(line, "404") {
+								continue // the page itself
+							}
+							t.Errorf("%s: on the console: %s", page.name, line)
+						}
+						picture(t, ctx, filepath.Join(screenshots, page.name+"-"+variant+".png"))
+					}
+				})
+			}
+		}
+	}
+}
+
+// violations are what axe finds wrong with the page for people who see, hear or type less well.
+func violations(t *testing.T, ctx context.Context) []string {
+	t.Helper()
+	do(t, ctx, chromedp.Evaluate[chromedp.Void](axe))
+	return eval[[]string](t, ctx, `axe.run(document, {resultTypes: ["violations"]}).then((r) => r.violations.flatMap(
+		(v) => v.nodes.map((n) => v.id + ": " + n.failureSummary + "\n" + n.html)))`)
+}
+
+func picture(t *testing.T, ctx context.Context, path string) {
+	t.Helper()
+	png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, png, 0o666); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPageFollowsTheGateway(t *testing.T) {
+	g := sample()
+	served := run(t, newPortal(t, g))
+	ctx := newTab(t)
+	complaints := watchConsole(t, ctx)
+	speak(t, ctx, "de")
+	do(t, ctx, chromedp.Navigate(served.url("/")))
+	eval[bool](t, ctx, `(() => { const r = document.createRange(); r.selectNodeContents(document.querySelector("#device + dl .code"));
+		getSelection().addRange(r); return true })()`)
+	if got := eval[string](t, ctx, "document.querySelector('h1').textContent"); got != "Betriebsbereit" {
+		t.Errorf("state %q", got)
+	}
+
+	g.change(func(g *gateway) {
+		g.m.UptimeSeconds = 61
+		g.m.Conditions = []condition.Condition{condition.New(condition.DataFull)}
+		g.n.Ports[0].Link = false
+	})
+	await(t, ctx, `document.body.innerText.includes("1\u00a0Min. 1\u00a0Sek.")`)
+	await(t, ctx, `document.querySelector("h1").textContent === "Bitte beachten"`)
+	await(t, ctx, `document.querySelectorAll(".condition").length === 2 && document.body.innerText.includes("Datenspeicher fast voll")`)
+	if got := eval[string](t, ctx, "getSelection().toString()"); got != g.m.Serial {
+		t.Errorf("selected text is %q after an update", got)
+	}
+
+	g.change(func(g *gateway) { g.down[PartMachine] = true })
+	await(t, ctx, `document.body.innerText.includes("Zustand unbekannt")`)
+	g.change(func(g *gateway) { g.down[PartMachine] = false })
+	await(t, ctx, `document.body.innerText.includes("Bitte beachten")`)
+	if lines := complaints.take(); len(lines) > 0 {
+		t.Errorf("on the console: %q", lines)
+	}
+}
+
+func TestPageSaysThatTheGatewayIsLostAndReturns(t *testing.T) {
+	g := sample()
+	p := newPortal(t, g)
+	served := run(t, p)
+	ctx := newTab(t)
+	speak(t, ctx, "de")
+	screen(t, ctx, 1280, "light")
+	do(t, ctx, chromedp.Navigate(served.url("/")))
+	const lost = `!document.getElementById("lost").hidden && document.getElementById("lost").innerText.includes("Verbindung zum Gateway unterbrochen")`
+	if eval[bool](t, ctx, lost) {
+		t.Fatal("lost from the start")
+	}
+	served.stop()
+	await(t, ctx, lost)
+	for _, v := range violations(t, ctx) {
+		t.Error(v)
+	}
+	picture(t, ctx, filepath.Join(screenshots, "lost-de-light-1280.png"))
+
+	served.start(p) // the portal alone was away: nothing to tell
+	await(t, ctx, "!("+lost+")")
+	await(t, ctx, `!document.documentElement.classList.contains("stale")`)
+	if eval[bool](t, ctx, `document.body.innerText.includes("neu gestartet")`) {
+		t.Error("the page tells of a restart that was none")
+	}
+
+	served.stop()
+	await(t, ctx, lost)
+	g.change(func(g *gateway) { g.m.BootID = "11111111-2222-3333-4444-555555555555" })
+	served.start(p)
+	await(t, ctx, `document.body.innerText.includes("Das Gateway wurde neu gestartet, während diese Seite geöffnet war.")`)
+	await(t, ctx, "!("+lost+")")
+
+	served.stop()
+	g.change(func(g *gateway) { g.m.Release.Version = "1.1.0" })
+	served.start(newPortal(t, g))
+	await(t, ctx, `document.body.innerText.includes("läuft jetzt mit Version 1.1.0")`)
+	follow(t, ctx, ".note a")
+	await(t, ctx, `!document.body.innerText.includes("neu gestartet")`)
+}
+
+func TestLogFollowsTheGateway(t *testing.T) {
+	g := sample()
+	served := run(t, newPortal(t, g))
+	ctx := newTab(t)
+	complaints := watchConsole(t, ctx)
+	speak(t, ctx, "en")
+	do(t, ctx, chromedp.Navigate(served.url("/log?level=warn")))
+	texts := func() []string {
+		return eval[[]string](t, ctx, `[...document.querySelectorAll("#entries .text")].map((e) => e.textContent)`)
+	}
+	if got := texts(); len(got) != 3 || got[0] != "Warning service console ended: exit status 1; again in 1s" {
+		t.Fatalf("at first: %q", got)
+	}
+	const script = `<script>document.title = "broken"</script><img src=x onerror="document.title='broken'">`
+	g.change(func(g *gateway) {
+		g.entries = append(g.entries,
+			machine.Entry{Seq: 12, Source: "kernel", Level: machine.LevelDebug, Text: "not shown"},
+			machine.Entry{Seq: 13, Source: "<b>", Level: machine.LevelError, Text: script})
+	})
+	await(t, ctx, `document.querySelectorAll("#entries .text").length === 4`)
+	if got := texts()[0]; got != "Error "+script {
+		t.Errorf("newest entry: %q", got)
+	}
+	g.change(func(g *gateway) {
+		g.m.BootID = "11111111-2222-3333-4444-555555555555"
+		g.entries = []machine.Entry{{Seq: 1, Source: "init", Level: machine.LevelWarn, Text: "after the restart"}}
+	})
+	await(t, ctx, `document.querySelectorAll("#entries .text").length === 5 && document.body.innerText.includes("The gateway was restarted.")`)
+	g.change(func(g *gateway) {
+		g.entries = append(g.entries, machine.Entry{Seq: 2, Source: "init", Level: machine.LevelWarn, Text: "and on"})
+	})
+	await(t, ctx, `document.querySelector("#entries .text").textContent === "Warning and on"`)
+	if got := eval[string](t, ctx, "document.title"); got != "Log – CloudLink Gateway" {
+		t.Errorf("title %q: a script in the log was run", got)
+	}
+	if lines := complaints.take(); len(lines) > 0 {
+		t.Errorf("on the console: %q", lines)
+	}
+}
+
+func TestPagesWorkWithoutJavaScript(t *testing.T) {
+	served := run(t, newPortal(t, faulty()))
+	ctx := newTab(t)
+	call(t, ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+	speak(t, ctx, "en")
+	do(t, ctx, chromedp.Navigate(served.url("/")))
+	body := func() string { return eval[string](t, ctx, "document.body.innerText") }
+	for _, want := range []string{"Without JavaScript", "Settings cannot be saved", "CLG-7F3A91", "192.168.178.1"} {
+		if !strings.Contains(body(), want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+	follow(t, ctx, `a[hreflang=de]`)
+	if !strings.Contains(body(), "Einstellungen können nicht gespeichert werden") {
+		t.Errorf("after the switch to German: %s", body())
+	}
+	follow(t, ctx, `a[href="/log"]`)
+	if got := eval[string](t, ctx, "document.documentElement.lang"); got != "de" {
+		t.Errorf("the choice of German is forgotten: %q", got)
+	}
+	follow(t, ctx, `a[href="/log?level=error"]`)
+	if got := eval[int](t, ctx, `document.querySelectorAll("#entries .text").length`); got != 1 {
+		t.Errorf("%d errors", got)
+	}
+}
+
+// With -update: the pictures that the documents show.
+func TestPicturesForTheDocuments(t *testing.T) {
+	if !*update {
+		for _, name := range []string{"portal.png", "portal-phone-dark.png"} {
+			if _, err := os.Stat("../../docs/images/" + name); err != nil {
+				t.Errorf("go test ./internal/portal -run Pictures -update makes it: %v", err)
+			}
+		}
+		return
+	}
+	served := run(t, newPortal(t, sample()))
+	for _, p := range []struct {
+		name, scheme string
+		width        int64
+	}{{"portal.png", "light", 1280}, {"portal-phone-dark.png", "dark", 390}} {
+		ctx := newTab(t)
+		speak(t, ctx, "en")
+		screen(t, ctx, p.width, p.scheme)
+		do(t, ctx, chromedp.Navigate(served.url("/")))
+		picture(t, ctx, "../../docs/images/"+p.name)
+	}
+}
