@@ -17,7 +17,7 @@ import (
 	"strings"
 	"time"
 
-	"cloudlink.local/gateway/internal/machine"
+	"cloudlink.local/gateway/internal/portal"
 	"cloudlink.local/gateway/internal/qemu"
 )
 
@@ -146,12 +146,12 @@ func page(ctx context.Context, m *qemu.Machine, port int, s *sample) error {
 	}
 	defer resp.Body.Close()
 	asked := time.Since(m.Started).Seconds()
-	var status struct{ Machine machine.Status }
+	var status portal.Status
 	if err := json.NewDecoder(resp.Body).Decode(&status); err != nil {
 		return fmt.Errorf("status: %w", err)
 	}
-	s.loader = asked - status.Machine.UptimeSeconds
-	s.kernel = status.Machine.InitSeconds
+	s.loader = asked - status.UptimeSeconds
+	s.kernel = status.InitSeconds
 	s.up = s.total - s.loader - s.kernel
 	return nil
 }

@@ -125,6 +125,46 @@ func (d *Disk) DataFile(name string) []byte {
 	return d.run("debugfs", "-R", "cat /"+name, d.data())
 }
 
+// FillData writes one file into the data partition that leaves no block free, not even root's.
+func (d *Disk) FillData() {
+	d.t.Helper()
+	var free, block int
+	for line := range strings.Lines(string(d.run("debugfs", "-R", "stats", d.data()))) {
+		if v, ok := strings.CutPrefix(line, "Free blocks:"); ok {
+			fmt.Sscan(v, &free)
+		}
+		if v, ok := strings.CutPrefix(line, "Block size:"); ok {
+			fmt.Sscan(v, &block)
+		}
+	}
+	if free == 0 || block == 0 {
+		d.t.Fatal("debugfs does not say how much is free")
+	}
+	tmp, err := os.CreateTemp("", "fill")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer os.Remove(tmp.Name())
+	defer tmp.Close()
+	// An eighth of a per cent or so goes into the file's own block map.
+	if _, err := tmp.Write(bytes.Repeat([]byte("full"), (free-free/500-8)*block/4)); err != nil {
+		d.t.Fatal(err)
+	}
+	d.run("debugfs", "-w", "-R", "write "+tmp.Name()+" fill", d.data())
+}
+
+// DeletePartition takes the partition called label out of the table.
+func (d *Disk) DeletePartition(label string) {
+	d.t.Helper()
+	for i, name := range []string{"esp", "slot-a", "slot-b", "data"} {
+		if name == label {
+			d.run("sgdisk", "--delete", fmt.Sprint(i+1), d.path)
+			return
+		}
+	}
+	d.t.Fatalf("no partition is called %q", label)
+}
+
 // CheckData runs e2fsck over the data partition without changing it and returns its verdict: nil
 // for a file system that is clean and was unmounted in order.
 func (d *Disk) CheckData() error {

@@ -16,7 +16,7 @@ import (
 // The loader's rules, each with the built image, under every firmware that we support.
 func TestLoader(t *testing.T) {
 	snakeoil := []string{
-		"-keys", snakeoilKeys(t),
+		"-keys", testvm.SnakeoilKeys(t),
 	}
 	for _, fw := range []struct {
 		name     string
@@ -204,14 +204,7 @@ func (l loader) unsigned(t *testing.T) {
 
 func hasCondition(t *testing.T, vm *testvm.VM, want condition.ID) {
 	t.Helper()
-	for _, c := range vm.Status().Conditions {
-		if c.ID == want {
-			return
-		}
+	if s := vm.Status(); !testvm.HasCondition(s, want) {
+		t.Errorf("the owner is not told %s, only %+v", want, s.Conditions)
 	}
-	t.Errorf("the owner is not told %s: %+v", want, vm.Status().Conditions)
 }
-
-// snakeoilKeys makes a key set around Debian's snakeoil key, which the firmware image of package
-// qemu-efi-aarch64 has enrolled.
-func snakeoilKeys(t *testing.T) string { return testvm.SnakeoilKeys(t) }

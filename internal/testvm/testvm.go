@@ -32,6 +32,9 @@ type VM struct {
 	forward int
 	machine *qemu.Machine
 	console *console
+
+	shell    bool // the console is in the root shell
+	commands int  // run in it so far
 }
 
 // Options change the machine from the usual one: EDK2 or U-Boot, 256 MB, one card on the
@@ -110,7 +113,7 @@ func (vm *VM) On() {
 // PowerCut kills the machine between two instructions.
 func (vm *VM) PowerCut() {
 	vm.machine.Kill()
-	vm.machine = nil
+	vm.machine, vm.shell = nil, false
 }
 
 // WaitOff waits until the machine has switched itself off.
@@ -124,7 +127,7 @@ func (vm *VM) WaitOff() {
 	if err := vm.machine.Err(); err != nil {
 		vm.t.Fatalf("qemu: %v", err)
 	}
-	vm.machine = nil
+	vm.machine, vm.shell = nil, false
 }
 
 // PowerButton presses the power button.
@@ -133,6 +136,12 @@ func (vm *VM) PowerButton() {
 	if err := vm.machine.PowerButton(); err != nil {
 		vm.t.Fatal(err)
 	}
+}
+
+// Reset is to be called after the machine has been made to restart by itself: the shell is gone.
+func (vm *VM) Reset() {
+	vm.shell = false
+	vm.console.skip()
 }
 
 // Machine is the running QEMU.
@@ -165,7 +174,7 @@ func (vm *VM) URL(path string) string { return fmt.Sprintf("http://127.0.0.1:%d%
 
 // TryGet fetches a page once.
 func (vm *VM) TryGet(path string) (status int, body []byte, err error) {
-	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Get(vm.URL(path))
 	if err != nil {
 		return 0, nil, err
@@ -266,6 +275,16 @@ func (c *console) expect(re *regexp.Regexp, patience time.Duration) ([]string, e
 			return nil, fmt.Errorf("the console does not print %q; it last printed:\n%s", re, c.tail(3000))
 		}
 	}
+}
+
+// readyLine is the shell's answer, not the echo of the command.
+var readyLine = regexp.MustCompile(`(?m)^shell is ready$`)
+
+// skip forgets what has been printed: what an Expect matches must come later.
+func (c *console) skip() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.matched = len(c.all)
 }
 
 func (c *console) rest() string {

@@ -1,0 +1,88 @@
+package testvm
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cloudlink.local/gateway/internal/condition"
+	"cloudlink.local/gateway/internal/machine"
+	"cloudlink.local/gateway/internal/portal"
+)
+
+// Status is what the gateway says of itself at /api/v1/status.
+func (vm *VM) Status() portal.Status {
+	vm.t.Helper()
+	var s portal.Status
+	vm.JSON("/api/v1/status", &s)
+	return s
+}
+
+// WaitUp waits until every service runs and the portal says so.
+func (vm *VM) WaitUp() portal.Status {
+	vm.t.Helper()
+	var s portal.Status
+	vm.Until("every service runs", func() error {
+		s = vm.Status()
+		for _, service := range s.Services {
+			if service.State != machine.Running {
+				return fmt.Errorf("%s is %s (%s)", service.Name, service.State, service.LastExit)
+			}
+		}
+		if len(s.Services) == 0 {
+			return fmt.Errorf("no service yet")
+		}
+		return nil
+	})
+	return s
+}
+
+// HasCondition tells whether the owner is told of it.
+func HasCondition(s portal.Status, id condition.ID) bool {
+	for _, c := range s.Conditions {
+		if c.ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+// Shell opens the root shell of a development image on the serial console, runs one command line in
+// it and returns what it printed.
+func (vm *VM) Shell(command string) string {
+	vm.t.Helper()
+	if !vm.shell {
+		vm.console.skip()
+		vm.Type("\r")
+		vm.Expect(`(?i)root shell`)
+		vm.Type("9\r")
+		vm.Until("the shell answers", func() error {
+			vm.Type("echo shell is ready''\r")
+			_, err := vm.console.expect(readyLine, Patience/60)
+			return err
+		})
+		vm.shell = true
+	}
+	vm.commands++
+	// The quotes part the mark from its echo.
+	mark := fmt.Sprintf("command-%d", vm.commands)
+	vm.console.skip()
+	vm.Type(fmt.Sprintf("echo begin'-'%s; %s; echo end'-'%s\r", mark, command, mark))
+	out := vm.Expect(`(?s)begin-` + mark + `\n(.*?)end-` + mark + `\n`)[1]
+	return strings.TrimSpace(out)
+}
+
+// SnakeoilKeys makes a key set whose Secure Boot key is Debian's snakeoil key, which the EDK2 of
+// package qemu-efi-aarch64 has enrolled.
+func SnakeoilKeys(t testing.TB) string {
+	t.Helper()
+	root := Root(t)
+	dir := filepath.Join(t.TempDir(), "keys")
+	plain := filepath.Join(t.TempDir(), "snakeoil.key")
+	const snakeoil = "/usr/share/qemu-efi-aarch64/PkKek-1-snakeoil"
+	run(t, root, nil, "openssl", "rsa", "-in", snakeoil+".key", "-passin", "pass:snakeoil", "-out", plain)
+	run(t, root, nil, "go", "run", "./firmware", "keys", "init", "-kind", "development",
+		"-secure-boot-key", plain, "-secure-boot-cert", snakeoil+".pem", dir)
+	return dir
+}

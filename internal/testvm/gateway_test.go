@@ -1,0 +1,363 @@
+package testvm_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cloudlink.local/gateway/firmware/kernel"
+	"cloudlink.local/gateway/internal/boot/bootenv"
+	"cloudlink.local/gateway/internal/condition"
+	"cloudlink.local/gateway/internal/machine"
+	"cloudlink.local/gateway/internal/qemu"
+	"cloudlink.local/gateway/internal/release"
+	"cloudlink.local/gateway/internal/testvm"
+)
+
+func gatewayImage(t *testing.T) string {
+	return filepath.Join(testvm.Image(t, "qemu-virt", "gateway"), "cloudlink.img")
+}
+
+// One machine, one boot: what a gateway says and does when all is well.
+func TestGateway(t *testing.T) {
+	const size = 1 << 30
+	vm := testvm.Boot(t, testvm.Options{Image: gatewayImage(t), Size: size})
+	status := vm.WaitUp()
+
+	t.Run("M21 the page answers by address, in both languages", func(t *testing.T) {
+		for lang, want := range map[string]string{"de": "Lizenzen", "en": "Licences"} {
+			req, err := http.NewRequest(http.MethodGet, vm.URL("/"), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Accept-Language", lang)
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			page, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err != nil || resp.StatusCode != http.StatusOK || !bytes.Contains(page, []byte(want)) {
+				t.Errorf("%s: status %d, %q is missing (%v)", lang, resp.StatusCode, want, err)
+			}
+		}
+	})
+	t.Run("it says what it is", func(t *testing.T) {
+		if status.Release.Product != release.Product || status.Release.Board != "qemu-virt" || status.Slot != "a" || status.BootID == "" || status.Serial == "" {
+			t.Errorf("status: %+v", status.Status)
+		}
+		if status.Data.State != machine.DataOK {
+			t.Errorf("data partition: %+v", status.Data)
+		}
+		if len(status.Ports) != 1 || len(status.Ports[0].Addresses) == 0 {
+			t.Errorf("ports: %+v", status.Ports)
+		}
+	})
+	t.Run("an image signed with development keys says so", func(t *testing.T) {
+		if !testvm.HasCondition(status, condition.DevelopmentKeys) {
+			t.Errorf("the API does not: %+v", status.Conditions)
+		}
+		if page := vm.Get("/"); !bytes.Contains(bytes.ToLower(page), []byte("development keys")) {
+			t.Error("the page does not")
+		}
+		vm.Expect("(?i)development keys")
+	})
+	t.Run("nothing else is wrong", func(t *testing.T) {
+		for _, c := range status.Conditions {
+			if c.Severity != condition.Info && c.ID != condition.DevelopmentKeys {
+				t.Errorf("%s: %s %v", c.ID, c.Title, c.Args)
+			}
+		}
+	})
+	t.Run("the data partition grows to its disk", func(t *testing.T) {
+		vm.Until("it has grown", func() error {
+			if s := vm.Status().Data; s.SizeBytes < size/2 {
+				return fmt.Errorf("%d bytes of %d", s.SizeBytes, size)
+			}
+			return nil
+		})
+	})
+	t.Run("the kernel is the one that its fragments describe", func(t *testing.T) {
+		packed, err := base64.StdEncoding.DecodeString(strings.ReplaceAll(vm.Shell("base64 /proc/config.gz"), "\n", ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain, err := gzip.NewReader(bytes.NewReader(packed))
+		if err != nil {
+			t.Fatal(err)
+		}
+		config, err := kernel.ParseConfig(plain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fragments, err := filepath.Glob(filepath.Join(testvm.Root(t), "firmware/kernel/config/*.config"))
+		if err != nil || len(fragments) < 2 {
+			t.Fatalf("fragments: %v, %v", fragments, err)
+		}
+		for _, name := range fragments {
+			f, err := os.Open(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := kernel.CheckFragments(config, f); err != nil {
+				t.Errorf("%s: %v", filepath.Base(name), err)
+			}
+			f.Close()
+		}
+	})
+	t.Run("lockdown holds and what is not needed is not there", func(t *testing.T) {
+		if got := vm.Shell("cat /sys/kernel/security/lockdown"); !strings.Contains(got, "[integrity]") && !strings.Contains(got, "[confidentiality]") {
+			t.Errorf("lockdown: %s", got)
+		}
+		for _, path := range []string{"/dev/mem", "/dev/kmem", "/proc/kcore", "/proc/modules"} {
+			if got := vm.Shell("ls " + path); !strings.Contains(strings.ToLower(got), "no such file") {
+				t.Errorf("%s: %s", path, got)
+			}
+		}
+		if got := vm.Shell("mkdir /bad"); !strings.Contains(strings.ToLower(got), "read-only") {
+			t.Errorf("the root file system can be written: %s", got)
+		}
+	})
+	t.Run("each service has its own user and few capabilities", func(t *testing.T) {
+		users := map[string]bool{}
+		for _, s := range vm.Status().Services {
+			proc := vm.Shell(fmt.Sprintf("cat /proc/%d/status", s.PID))
+			uid, caps := field(proc, "Uid:"), field(proc, "CapBnd:")
+			if s.Name != "console" && (uid == "0" || users[uid]) {
+				t.Errorf("%s runs as user %s", s.Name, uid)
+			}
+			users[uid] = true
+			if s.Name != "console" && (field(proc, "NoNewPrivs:") != "1" || field(proc, "Seccomp:") != "2") {
+				t.Errorf("%s is not shut in:\n%s", s.Name, proc)
+			}
+			if strings.Trim(caps, "0") == "" && s.Name == "network" {
+				t.Errorf("%s has no capabilities", s.Name)
+			}
+			if s.Name == "portal" && strings.TrimLeft(field(proc, "CapPrm:"), "0") != "400" { // NET_BIND_SERVICE
+				t.Errorf("portal's capabilities: %s", field(proc, "CapPrm:"))
+			}
+		}
+	})
+	t.Run("every service comes back after kill -9", func(t *testing.T) {
+		for _, name := range []string{"network", "portal"} {
+			before := service(t, vm, name)
+			vm.Shell(fmt.Sprintf("kill -9 %d", before.PID))
+			vm.Until(name+" is back", func() error {
+				now := service(t, vm, name)
+				if now.PID == before.PID || now.State != machine.Running {
+					return fmt.Errorf("%+v", now)
+				}
+				return nil
+			})
+		}
+	})
+	t.Run("a service that keeps crashing is named and comes back", func(t *testing.T) {
+		named := false
+		for range 8 {
+			vm.Until("network runs", func() error {
+				s := vm.Status()
+				named = named || testvm.HasCondition(s, condition.ServiceFailing)
+				for _, service := range s.Services {
+					if service.Name == "network" && (service.PID != 0 || named) {
+						return nil
+					}
+				}
+				return fmt.Errorf("%+v", s.Services)
+			})
+			if named {
+				break
+			}
+			if s := service(t, vm, "network"); s.PID != 0 {
+				vm.Shell(fmt.Sprintf("kill -9 %d", s.PID))
+			}
+		}
+		if !named {
+			t.Error("the owner is not told")
+		}
+		vm.Until("network is well again", func() error {
+			if s := service(t, vm, "network"); s.State != machine.Running {
+				return fmt.Errorf("%+v", s)
+			}
+			return nil
+		})
+	})
+	t.Run("orphans are reaped", func(t *testing.T) {
+		vm.Shell("for i in 1 2 3; do (sleep 1 &); done")
+		vm.Until("no zombie is left", func() error {
+			if got := vm.Shell("cat /proc/[0-9]*/stat | grep ' Z ' || echo none"); got != "none" {
+				return fmt.Errorf("zombies: %s", got)
+			}
+			return nil
+		})
+	})
+	t.Run("logs of services and kernel can be read", func(t *testing.T) {
+		page := vm.Get("/api/v1/log")
+		for _, source := range []string{`"init"`, `"kernel"`, `"network"`} {
+			if !bytes.Contains(page, []byte(source)) {
+				t.Errorf("nothing from %s", source)
+			}
+		}
+	})
+	t.Run("third-party notices are on the device", func(t *testing.T) {
+		for _, word := range []string{"Linux", "GRUB", "apt-get source"} {
+			if !bytes.Contains(vm.Get("/licences"), []byte(word)) && !bytes.Contains(vm.Get("/notices.txt"), []byte(word)) {
+				t.Errorf("no word of %s", word)
+			}
+		}
+	})
+	t.Run("the power button ends it in order, also when a service hangs", func(t *testing.T) {
+		vm.Shell(fmt.Sprintf("kill -STOP %d", service(t, vm, "portal").PID))
+		vm.PowerButton()
+		vm.WaitOff()
+		if err := vm.Disk.CheckData(); err != nil {
+			t.Errorf("data partition: %v", err)
+		}
+	})
+	t.Run("the next run knows the last one's log, and boots without complaint", func(t *testing.T) {
+		vm.On()
+		next := vm.WaitUp()
+		if next.BootID == status.BootID {
+			t.Error("the boot id is the same")
+		}
+		if next.Serial != status.Serial {
+			t.Errorf("the serial number was %s and is %s", status.Serial, next.Serial)
+		}
+		if testvm.HasCondition(next, condition.WatchdogReset) || next.Data.State != machine.DataOK {
+			t.Errorf("after an orderly power-off: %+v %+v", next.Conditions, next.Data)
+		}
+		if log := vm.Get("/api/v1/log?boot=previous"); !bytes.Contains(log, []byte("goes down")) {
+			t.Errorf("the last run's log has no end: %.500s", log)
+		}
+	})
+	t.Run("Ctrl-Alt-Del restarts it", func(t *testing.T) {
+		before := vm.Status().BootID
+		vm.Shell("kill -INT 1")
+		vm.Reset()
+		vm.Until("it is another run", func() error {
+			if s := vm.Status(); s.BootID == before {
+				return fmt.Errorf("still %s", before)
+			}
+			return nil
+		})
+	})
+	t.Run("a process 1 that stops making progress is reset by the watchdog", func(t *testing.T) {
+		before := vm.WaitUp().BootID
+		vm.Shell("mkdir /sys/fs/cgroup/stop && echo 1 > /sys/fs/cgroup/stop/cgroup.procs && echo 1 > /sys/fs/cgroup/stop/cgroup.freeze")
+		vm.Reset()
+		vm.Until("it is another run", func() error {
+			status, _, err := vm.TryGet("/")
+			if err == nil && status == http.StatusOK && vm.Status().BootID == before {
+				err = fmt.Errorf("still %s", before)
+			}
+			return err
+		})
+		hasCondition(t, vm, condition.WatchdogReset)
+	})
+}
+
+func service(t *testing.T, vm *testvm.VM, name string) machine.Service {
+	t.Helper()
+	for _, s := range vm.Status().Services {
+		if s.Name == name {
+			return s
+		}
+	}
+	t.Fatalf("there is no service %s", name)
+	return machine.Service{}
+}
+
+func field(status, name string) string {
+	for line := range strings.Lines(status) {
+		if rest, ok := strings.CutPrefix(line, name); ok {
+			return strings.Fields(rest)[0]
+		}
+	}
+	return ""
+}
+
+// The data partition in every bad state: the gateway comes up and says what happened.
+func TestDataPartition(t *testing.T) {
+	zero := make([]byte, 1<<20)
+	garbage := bytes.Repeat([]byte("not a file system. "), 1<<16)
+	for _, c := range []struct {
+		name   string
+		harm   func(d *testvm.Disk)
+		opts   testvm.Options
+		state  machine.DataState
+		told   condition.ID // "" for nothing
+		stays  bool         // after the next start it is just as it was, and told again
+		silent bool
+	}{
+		{name: "full", harm: func(d *testvm.Disk) { d.FillData() }, state: machine.DataOK, told: condition.DataFull, stays: true},
+		{name: "its first superblock torn", harm: func(d *testvm.Disk) { d.Overwrite("data", 1024, garbage[:1024]) }, state: machine.DataOK},
+		{name: "zeroed", harm: func(d *testvm.Disk) {
+			_, size := d.Partition("data")
+			for off := int64(0); off+int64(len(zero)) <= size; off += int64(len(zero)) {
+				d.Overwrite("data", off, zero)
+			}
+		}, state: machine.DataReplaced, told: condition.DataReplaced},
+		{name: "overwritten with garbage", harm: func(d *testvm.Disk) {
+			_, size := d.Partition("data")
+			for off := int64(0); off+int64(len(garbage)) <= size; off += int64(len(garbage)) {
+				d.Overwrite("data", off, garbage)
+			}
+		}, state: machine.DataReplaced, told: condition.DataReplaced},
+		{name: "missing", harm: func(d *testvm.Disk) { d.DeletePartition("data") }, state: machine.DataMissing, told: condition.DataMissing, stays: true},
+		{name: "read-only", opts: testvm.Options{ReadOnly: true}, state: machine.DataReadOnly, told: condition.DataReadOnly, stays: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.opts.Image = gatewayImage(t)
+			vm := testvm.New(t, c.opts)
+			if c.harm != nil {
+				c.harm(vm.Disk)
+			}
+			vm.On()
+			s := vm.WaitUp()
+			if s.Data.State != c.state {
+				t.Errorf("data partition: %+v, want %s", s.Data, c.state)
+			}
+			if c.told != "" {
+				hasCondition(t, vm, c.told)
+			}
+			if c.told == condition.DataReplaced {
+				vm.PowerButton()
+				vm.WaitOff()
+				if err := vm.Disk.CheckData(); err != nil {
+					t.Errorf("the new data partition: %v", err)
+				}
+			}
+		})
+	}
+}
+
+// Odd machines: no network card, little memory, arguments that nobody knows.
+func TestOddMachines(t *testing.T) {
+	t.Run("no network card", func(t *testing.T) {
+		vm := testvm.Boot(t, testvm.Options{Image: gatewayImage(t), NoNIC: true})
+		vm.Expect("(?i)no (network|ethernet) port")
+		vm.PowerButton()
+		vm.WaitOff()
+	})
+	t.Run("EDK2 with ACPI, and its power button", func(t *testing.T) {
+		image := filepath.Join(testvm.Image(t, "uefi-arm64", "loader-EDK2"), "cloudlink.img")
+		vm := testvm.Boot(t, testvm.Options{Image: image, Firmware: qemu.EDK2})
+		if s := vm.WaitUp(); s.Slot != "a" || s.Release.Board != "uefi-arm64" {
+			t.Errorf("%+v", s.Status)
+		}
+		vm.PowerButton()
+		vm.WaitOff()
+		if err := vm.Disk.CheckData(); err != nil {
+			t.Errorf("data partition: %v", err)
+		}
+		if got, want := vm.Disk.Env(bootenv.File), (bootenv.Env{Confirmed: bootenv.A}); got != want {
+			t.Errorf("environment: %+v, want %+v", got, want)
+		}
+	})
+}
