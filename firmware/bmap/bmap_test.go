@@ -359,66 +359,79 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// smallDisk is a disk of 23 sectors: FAT12 in sectors 3 to 12, ext4 in 13 to 20, in a partition one longer.
-func smallDisk() []byte {
-	d := make([]byte, 23*sector)
-	header := d[sector:]
-	copy(header, "EFI PART")
-	le.PutUint64(header[48:], 21) // last usable
-	le.PutUint64(header[72:], 2)
-	le.PutUint32(header[80:], 4)
-	le.PutUint32(header[84:], 128)
-	for i, p := range [][2]uint64{{3, 12}, {13, 21}} {
-		e := d[2*sector+i*128:]
-		e[0] = 1
-		le.PutUint64(e[32:], p[0])
-		le.PutUint64(e[40:], p[1])
-	}
-	boot := d[3*sector:]
-	le.PutUint16(boot[11:], sector)
-	boot[13], boot[14], boot[16], boot[17] = 1, 1, 1, 16 // sectors: a cluster, reserved; tables; root entries
-	le.PutUint16(boot[19:], 10)
-	boot[22] = 1
-	boot[510], boot[511] = 0x55, 0xAA
-	copy(d[4*sector:], []byte{0xF8, 0xFF, 0xFF, 0x03, 0xF0, 0xFF, 0, 0, 0, 0xFF, 0x0F, 0}) // clusters 2, 3 and 6
-	super := d[15*sector:]
-	super[4] = 4 // blocks of 1024
-	le.PutUint16(super[56:], 0xEF53)
-	return d
+// smallFAT is a partition of 10 sectors: one for each of boot sector, table and root directory, then
+// seven clusters, of which the first, the second and the fifth are taken.
+func smallFAT() []byte {
+	b := make([]byte, 10*sector)
+	le.PutUint16(b[11:], sector)
+	b[13], b[14], b[16], b[17] = 1, 1, 1, 16 // sectors: a cluster, reserved; tables; root entries
+	le.PutUint16(b[19:], 10)
+	b[22] = 1
+	b[510], b[511] = 0x55, 0xAA
+	copy(b[sector:], []byte{0xF8, 0xFF, 0xFF, 0x03, 0xF0, 0xFF, 0, 0, 0, 0xFF, 0x0F, 0})
+	return b
 }
 
-func TestWhatADiskUses(t *testing.T) {
-	d := smallDisk()
-	spans, err := meaningful(bytes.NewReader(d), int64(len(d)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := []span{{0, 8 * sector}, {10 * sector, 11 * sector}, {13 * sector, 21 * sector}, {22 * sector, 23 * sector}}
-	if !slices.Equal(spans, want) {
-		t.Errorf("used: %v, want %v", spans, want)
-	}
-	for _, at := range []int{sector, sector + 50, sector + 73, sector + 82, sector + 84, 2*sector + 34, 2*sector + 41,
-		3*sector + 13, 3*sector + 14, 3*sector + 16, 3*sector + 22, 15*sector + 24, 15*sector + 5} {
-		bad := smallDisk()
-		bad[at] ^= 0x87 // what was set is cleared or grows
-		if bad[at] == 0x86 {
-			bad[at] = 0
+// smallExt is a partition of 9 sectors with a file system in the first 8.
+func smallExt() []byte {
+	b := make([]byte, 9*sector)
+	b[1024+4] = 4 // blocks of 1024
+	le.PutUint16(b[1024+56:], 0xEF53)
+	return b
+}
+
+func used(b []byte) ([]span, error) {
+	return inUse(io.NewSectionReader(bytes.NewReader(b), 0, int64(len(b))))
+}
+
+func TestWhatAPartitionUses(t *testing.T) {
+	for _, c := range []struct {
+		what string
+		b    []byte
+		want []span
+	}{
+		{"FAT", smallFAT(), []span{{0, 5 * sector}, {7 * sector, 8 * sector}}},
+		{"ext4", smallExt(), []span{{0, 8 * sector}}},
+		{"neither", make([]byte, 5*sector), []span{{0, 5 * sector}}},
+		{"short", make([]byte, sector), []span{{0, sector}}},
+	} {
+		if got, err := used(c.b); err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, %v, want %v", c.what, got, err, c.want)
 		}
-		if _, err := meaningful(bytes.NewReader(bad), int64(len(bad))); err == nil {
-			t.Errorf("byte %d is %#x, and nothing is said", at, bad[at])
+	}
+	for _, c := range []struct {
+		what  string
+		b     []byte
+		at    int
+		value byte
+	}{
+		{"no sectors a cluster", smallFAT(), 13, 0},
+		{"nothing reserved", smallFAT(), 14, 0},
+		{"no table", smallFAT(), 16, 0},
+		{"tables that fill the partition", smallFAT(), 16, 9},
+		{"empty table", smallFAT(), 22, 0},
+		{"more sectors than the partition", smallFAT(), 19, 11},
+		{"huge blocks", smallExt(), 1024 + 24, 7},
+		{"more blocks than the partition", smallExt(), 1024 + 4, 5},
+		{"no blocks", smallExt(), 1024 + 4, 0},
+	} {
+		c.b[c.at] = c.value
+		if got, err := used(c.b); err == nil {
+			t.Errorf("%s: %v, and no error", c.what, got)
 		}
 	}
 }
 
-func FuzzMeaningful(f *testing.F) {
-	f.Add(smallDisk())
+func FuzzInUse(f *testing.F) {
+	f.Add(smallFAT())
+	f.Add(smallExt())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		spans, err := meaningful(bytes.NewReader(b), int64(len(b)))
+		spans, err := used(b)
 		if err != nil {
 			return
 		}
 		end := int64(-1)
-		for _, s := range spans {
+		for _, s := range merge(spans) {
 			if s.start <= end || s.end <= s.start || s.end > int64(len(b)) {
 				t.Fatalf("bytes %d to %d of %d, after %d", s.start, s.end, len(b), end)
 			}

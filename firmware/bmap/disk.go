@@ -5,45 +5,31 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"cloudlink.local/gateway/internal/boot/gpt"
 )
 
 var le = binary.LittleEndian
 
 const sector = 512
 
+// tables is where either copy of a GPT of 128 entries lies, at the disk's start with the protective
+// MBR in addition: every tool makes it so.
+const tables = 33 * sector
+
 // meaningful returns the bytes of a GPT disk image that have to be on the disk as they are, zero or
 // not: the partition tables, and of each file system what it uses.
 func meaningful(image io.ReaderAt, size int64) ([]span, error) {
-	header, err := read(image, sector, sector)
-	if err != nil || string(header[:8]) != "EFI PART" {
-		return nil, errors.New("the image has no GPT")
-	}
-	table, count, entrySize := le.Uint64(header[72:]), le.Uint32(header[80:]), le.Uint32(header[84:])
-	lastUsable := le.Uint64(header[48:])
-	if table != 2 || count > 1024 || entrySize != 128 || lastUsable >= uint64(size/sector) {
-		return nil, fmt.Errorf("unusual GPT: %d entries of %d bytes at sector %d, last usable sector %d", count, entrySize, table, lastUsable)
-	}
-	entries, err := read(image, 2*sector, int64(count)*128)
+	table, err := gpt.Read(image, size, sector)
 	if err != nil {
-		return nil, fmt.Errorf("read GPT: %w", err)
+		return nil, err
 	}
-	spans := []span{
-		{0, 2*sector + int64(len(entries))},
-		{int64(lastUsable+1) * sector, size}, // the backup table
-	}
-	for i := range int(count) {
-		e := entries[i*128:][:128]
-		if [16]byte(e) == [16]byte{} {
-			continue
-		}
-		first, last := le.Uint64(e[32:]), le.Uint64(e[40:])
-		if first > last || last > lastUsable {
-			return nil, fmt.Errorf("partition %d goes from sector %d to %d", i+1, first, last)
-		}
-		start, length := int64(first)*sector, int64(last-first+1)*sector
+	spans := []span{{0, sector + tables}, {max(0, size-tables), size}}
+	for _, p := range table.Partitions {
+		start, length := int64(p.First)*sector, int64(p.Last-p.First+1)*sector
 		used, err := inUse(io.NewSectionReader(image, start, length))
 		if err != nil {
-			return nil, fmt.Errorf("partition %d: %w", i+1, err)
+			return nil, fmt.Errorf("partition %s: %w", p.Name, err)
 		}
 		for _, s := range used {
 			spans = append(spans, span{start + s.start, start + s.end})
