@@ -18,17 +18,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inside marks the test binary that runs in the namespaces already.
-const inside = "TESTNET_INSIDE"
+// inside marks the test binary that runs in the namespaces already: made, then ready.
+const (
+	inside = "TESTNET_INSIDE"
+	made   = "made"
+	ready  = "ready"
+)
 
 // Main is what a package's TestMain calls: it runs the tests in empty namespaces and exits.
 func Main(m *testing.M) {
 	if os.Getenv(inside) == "" {
 		os.Exit(again())
 	}
-	if err := prepare(); err != nil {
-		fmt.Fprintf(os.Stderr, "testnet: %v\n", err)
-		os.Exit(1)
+	if os.Getenv(inside) != ready { // a fuzzing worker finds it done
+		if err := prepare(); err != nil {
+			fmt.Fprintf(os.Stderr, "testnet: %v\n", err)
+			os.Exit(1)
+		}
+		os.Setenv(inside, ready)
 	}
 	os.Exit(m.Run())
 }
@@ -38,7 +45,7 @@ func again() int {
 	runtime.LockOSThread() // Pdeathsig is sent when this thread ends
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Env = append(os.Environ(), inside+"="+made)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS,

@@ -49,7 +49,8 @@ func read(msg *dhcpv4.DHCPv4, old *Lease, sent time.Time) (*Lease, error) {
 		return nil, fmt.Errorf("server gives address %v, which no machine can have", msg.YourIPAddr)
 	}
 	bits := defaultBits(addr)
-	if mask := msg.Options.Get(dhcpv4.OptionSubnetMask); mask != nil {
+	if msg.Options.Has(dhcpv4.OptionSubnetMask) {
+		mask := msg.Options.Get(dhcpv4.OptionSubnetMask)
 		if bits, ok = maskBits(mask); !ok {
 			return nil, fmt.Errorf("server gives network mask %x, which is none", mask)
 		}

@@ -237,7 +237,7 @@ func (c *client) pause(n int) time.Duration {
 	if n < 6 {
 		d = time.Second << n
 	}
-	return d - d/8 + time.Duration(c.random())*(d/4)>>32
+	return d - d/8 + time.Duration(float64(d/4)*float64(c.random())/(1<<32))
 }
 
 // until is the time to wait for more time on a lease: half of what is left (RFC 2131 §4.4.5), but
