@@ -2,50 +2,143 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"strings"
 	"time"
 
+	"github.com/google/renameio/v2"
+
 	"cloudlink.local/gateway/internal/boot"
-	"cloudlink.local/gateway/internal/boot/clock"
 	"cloudlink.local/gateway/internal/boot/data"
+	"cloudlink.local/gateway/internal/condition"
 	"cloudlink.local/gateway/internal/logring"
+	"cloudlink.local/gateway/internal/machine"
 )
 
-// openData finds the disk that we booted from and mounts its data partition.
-func openData(ctx context.Context, st *state, log *slog.Logger) data.Result {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+// How long the boot waits for the disk to appear, and then for its data partition.
+const (
+	diskLimit = 10 * time.Second
+	dataLimit = 40 * time.Second
+)
+
+// openData finds the disk that we booted from, nil if there is none, and mounts its data partition
+// or what stands in for it.
+func openData(ctx context.Context, st *state, log *slog.Logger) *boot.Disk {
+	ctx, cancel := context.WithTimeout(ctx, diskLimit)
 	defer cancel()
 	loadedFrom, err := boot.LoadedFrom(boot.LoaderVariable)
 	if err != nil {
 		log.Warn(err.Error())
 	}
-	device := ""
+	part := data.Partition{Empty: data.Empty, Work: workDir + "/data", Log: log}
 	disk, err := boot.FindDisk(ctx, "/sys", "/dev", loadedFrom)
 	if err != nil {
 		log.Error(err.Error())
 	} else {
-		device, _ = disk.Device(boot.Data)
-		st.mu.Lock()
-		st.slot = string(disk.Slot)
-		st.mu.Unlock()
+		part.Device, _ = disk.Device(boot.Data)
 	}
-	result := data.Open(device, data.Dir)
+	result := part.Open(data.Dir, dataLimit)
 	if result.Detail != "" {
 		log.Error("data partition", "state", result.State, "why", result.Detail)
 	}
 	st.mu.Lock()
+	defer st.mu.Unlock()
 	st.data = result
-	st.mu.Unlock()
-	return result
+	if disk != nil {
+		st.slot = string(disk.Slot)
+	}
+	return disk
 }
 
 // later does what can wait until the services run.
-func later(ctx context.Context, st *state, result data.Result, log *slog.Logger) {}
+func later(ctx context.Context, st *state, disk *boot.Disk, tail *logring.Tail, words boot.LastWords, log *slog.Logger) {
+	check := func(err error) {
+		if err != nil {
+			log.Error(err.Error())
+		}
+	}
+	if st.result().Lasting() && len(words.Lines) > 0 && tail.Save(true) == nil {
+		check(words.Forget()) // they are in the log on the data partition now
+	}
+	if disk == nil {
+		return
+	}
+	if esp, ok := disk.Device(boot.ESP); ok {
+		loader, err := boot.CheckLoader(esp, workDir+"/esp", disk.Slot)
+		check(err)
+		if err == nil {
+			st.noteLoader(loader, disk, log)
+		}
+	}
+	if !st.result().Lasting() {
+		return
+	}
+	grown, err := disk.Grow()
+	check(err)
+	if grown {
+		log.Info("the partition table reaches to the disk's end now")
+	}
+	device, _ := disk.Device(boot.Data)
+	size, err := data.Grow(ctx, device, data.Dir)
+	check(err)
+	if size > 0 {
+		log.Info("the data file system was grown", "bytes", size)
+	}
+}
+
+// noteLoader tells what is to be told of the boot environment.
+func (s *state) noteLoader(l boot.Loader, disk *boot.Disk, log *slog.Logger) {
+	log.Info("boot environment", "confirmed", l.Env.Confirmed, "trial", l.Env.Trial, "tries", l.Env.Tries, "booted", disk.Slot)
+	if l.Repaired {
+		log.Warn("the boot environment was torn or missing; it was made again")
+		s.note(condition.New(condition.BootEnvRepaired))
+	}
+	if wanted, fellBack := l.FellBack(disk.Slot); fellBack {
+		log.Warn("the loader did not boot the slot that it should have", "wanted", wanted, "booted", disk.Slot)
+		s.note(condition.New(condition.FellBack, "wanted", string(wanted), "booted", string(disk.Slot)))
+	}
+}
+
+// lastRun finds out how the last run ended: by what the kernel and the watchdog remember of it, and by
+// the mark that an orderly end leaves.
+func lastRun(st *state, watchdogReset bool, ring *logring.Ring, log *slog.Logger) boot.LastWords {
+	words, err := boot.ReadLastWords("/sys/fs/pstore")
+	if err != nil {
+		log.Warn(err.Error())
+	}
+	for _, line := range words.Lines {
+		ring.Add("pstore", machine.LevelWarn, line)
+	}
+	mark, err := os.ReadFile(cleanFile)
+	_, before := os.Stat(clockFile)
+	switch {
+	case watchdogReset || words.Crashed:
+		log.Warn("the last run ended by the watchdog or a crash of the kernel", "watchdog", watchdogReset, "crash", words.Crashed)
+		st.note(condition.New(condition.WatchdogReset))
+	case err == nil:
+		log.Info("the last run ended in order", "how", strings.TrimSpace(string(mark)))
+	case errors.Is(before, fs.ErrNotExist):
+		log.Info("this is the first run")
+	default:
+		log.Info("the last run ended without notice: the power failed, or the reset button was pressed")
+	}
+	if err == nil {
+		if err := os.Remove(cleanFile); err != nil {
+			log.Warn(err.Error())
+		}
+	}
+	return words
+}
 
 // leave saves what the next run wants to know.
-func leave(clk *clock.Clock, tail *logring.Tail) error {
-	if err := clk.Save(); err != nil {
-		return err
+func leave(st *state, tail *logring.Tail, how boot.Ending) error {
+	errs := []error{st.clock.Save()}
+	if err := renameio.WriteFile(cleanFile, []byte(how+"\n"), 0o600); err != nil {
+		errs = append(errs, fmt.Errorf("mark orderly end: %w", err))
 	}
-	return tail.Save(true)
+	return errors.Join(append(errs, tail.Save(true))...)
 }

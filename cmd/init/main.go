@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -16,8 +17,8 @@ import (
 	"cloudlink.local/gateway/internal/boot"
 	"cloudlink.local/gateway/internal/boot/clock"
 	"cloudlink.local/gateway/internal/boot/data"
+	"cloudlink.local/gateway/internal/condition"
 	"cloudlink.local/gateway/internal/logring"
-	"cloudlink.local/gateway/internal/machine"
 	"cloudlink.local/gateway/internal/release"
 	"cloudlink.local/gateway/internal/supervise"
 	"cloudlink.local/gateway/internal/supervise/service"
@@ -42,12 +43,13 @@ func main() {
 			os.Exit(service.Main(row.rules, row.run))
 		}
 	}
-	fmt.Fprintf(os.Stderr, "usage: init SERVICE\nThe services are %s; process 1 starts them.\n", strings.Join(names(services(""), 0), ", "))
+	fmt.Fprintf(os.Stderr, "usage: init SERVICE\nThe services are %s; process 1 starts them.\n", strings.Join(names(services("")), ", "))
 	os.Exit(2)
 }
 
 // run brings the machine up, supervises until somebody asks for its end, and takes it down.
 func run() boot.Ending {
+	boot.IgnoreSignals()
 	ring := logring.New(256 << 10)
 	mounted := boot.MountAll(boot.Mounts)
 	log := newLog(ring)
@@ -82,29 +84,32 @@ func run() boot.Ending {
 	stopped := make(chan struct{})
 	go func() { sup.Run(supCtx); close(stopped) }()
 
+	st := newState(rel, clk, sup)
+	tail := logring.NewTail(ring, logDir)
+	helpers.Go(func() { check(serve(ctx, st, ring, tail, requests, log)) })
+
 	var booted atomic.Bool
 	wd, err := watchdog.Open(watchdog.Device)
 	if err != nil {
 		log.Warn(err.Error())
+		st.note(condition.New(condition.NoWatchdog))
 	} else {
-		alive := func() bool { return sup.Alive(15*time.Second) && (booted.Load() || uptime() < 2*time.Minute) }
+		alive := func() bool { return sup.Alive(15*time.Second) && (booted.Load() || uptime() < 3*time.Minute) }
 		helpers.Go(func() { wd.Run(ctx, alive, log) })
 	}
 
-	tail := logring.NewTail(ring, logDir)
-	st := newState(rel, clk, sup, wd)
-	helpers.Go(func() { check(serve(ctx, st, ring, tail, requests, log)) })
-
-	result := openData(ctx, st, log)
+	disk := openData(ctx, st, log)
 	check(clk.Resume(clockFile))
 	check(makeDataDirs(rows))
-	sup.Start(names(rows, 0)...)
+	sup.Start(names(rows)...)
 	booted.Store(true)
+	check(st.findSerial())
 
 	check(tail.Rotate())
+	words := lastRun(st, wd != nil && wd.ResetLast(), ring, log)
 	helpers.Go(func() { tail.Run(ctx) })
 	helpers.Go(func() { clk.Run(ctx, check) })
-	helpers.Go(func() { later(ctx, st, result, log) })
+	helpers.Go(func() { later(ctx, st, disk, tail, words, log) })
 
 	req := <-requests
 	log.Info("the machine goes down", "how", req.Ending, "by", req.By)
@@ -120,18 +125,21 @@ func run() boot.Ending {
 	if wd != nil {
 		check(wd.Feed()) // for the last time
 	}
-	check(leave(clk, tail))
+	check(boot.Bounded("save log and clock", func() error { return leave(st, tail, req.Ending) }))
 	stop()
-	check(boot.Down(data.Dir))
+	wait := boot.Bounded("wait for the rest", func() error { helpers.Wait(); return nil })
+	if err := errors.Join(wait, boot.Down(data.Dir)); err != nil {
+		fmt.Fprintln(os.Stderr, "init:", err) // the log is closed
+	}
 	if wd != nil && req.Ending == boot.PowerOff {
 		wd.Disarm()
 	}
 	return req.Ending
 }
 
-func names(rows []row, from int) []string {
+func names(rows []row) []string {
 	var list []string
-	for _, r := range rows[from:] {
+	for _, r := range rows {
 		list = append(list, r.Name)
 	}
 	return list
@@ -144,5 +152,3 @@ func specs(rows []row) []supervise.Spec {
 	}
 	return list
 }
-
-var _ machine.Level

@@ -24,14 +24,15 @@ import (
 	"cloudlink.local/gateway/internal/machine"
 	"cloudlink.local/gateway/internal/release"
 	"cloudlink.local/gateway/internal/supervise"
-	"cloudlink.local/gateway/internal/supervise/watchdog"
 )
 
 const (
 	runtimeDir = "/run/cloudlink"
+	workDir    = "/run/init"        // mounts of process 1's own
 	ownDir     = data.Dir + "/init" // process 1's own
 	logDir     = data.Dir + "/log"
 	clockFile  = ownDir + "/clock"
+	serialFile = ownDir + "/serial"
 	cleanFile  = ownDir + "/clean" // there if the last run ended in order
 )
 
@@ -49,15 +50,10 @@ type state struct {
 	notes  []condition.Condition // of the boot
 }
 
-func newState(rel release.Release, clk *clock.Clock, sup *supervise.Supervisor, wd *watchdog.Watchdog) *state {
+func newState(rel release.Release, clk *clock.Clock, sup *supervise.Supervisor) *state {
 	st := &state{release: rel, clock: clk, sup: sup}
 	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	st.bootID = strings.TrimSpace(string(id))
-	if wd == nil {
-		st.note(condition.New(condition.NoWatchdog))
-	} else if wd.ResetLast() {
-		st.note(condition.New(condition.WatchdogReset))
-	}
 	if rel.Keys == release.Development {
 		st.note(condition.New(condition.DevelopmentKeys))
 	}
@@ -69,6 +65,22 @@ func (s *state) note(c condition.Condition) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.notes = append(s.notes, c)
+}
+
+// findSerial finds out the device's serial number. The data partition must be there.
+func (s *state) findSerial() error {
+	serial, err := boot.Serial("/sys", serialFile)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.serial = serial
+	return err
+}
+
+// result returns what became of the data partition.
+func (s *state) result() data.Result {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.data
 }
 
 // status returns the machine's status now.
@@ -165,6 +177,7 @@ func makeDirs(keys release.Keys) error {
 		os.Chown(runtimeDir, 0, socketGroup),
 		os.Chmod(runtimeDir, 0o770|fs.ModeSticky), // services make their sockets there, and leave each other's alone
 		os.MkdirAll(data.Dir, 0o755),
+		os.MkdirAll(workDir, 0o700),
 	}
 	if keys != release.Development {
 		active, _ := os.ReadFile("/sys/class/tty/console/active")
@@ -184,6 +197,7 @@ func makeDataDirs(rows []row) error {
 	own := func(dir string, user int) {
 		errs = append(errs, os.MkdirAll(dir, 0o700), os.Chown(dir, user, user), os.Chmod(dir, 0o700))
 	}
+	errs = append(errs, os.Chmod(data.Dir, 0o755))
 	own(ownDir, 0)
 	own(logDir, 0)
 	for _, r := range rows {

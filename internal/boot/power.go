@@ -39,13 +39,17 @@ var signals = map[os.Signal]Request{
 	unix.SIGPWR:  {PowerOff, "signal SIGPWR"},
 }
 
+// IgnoreSignals ignores the signals by which a Go program ends, for process 1 must not.
+func IgnoreSignals() {
+	signal.Ignore(unix.SIGHUP, unix.SIGQUIT, unix.SIGABRT, unix.SIGTRAP, unix.SIGSTKFLT, unix.SIGSYS, unix.SIGPIPE)
+}
+
 // Signals sends on the requests that come as signals, until ctx ends.
 func Signals(ctx context.Context, requests chan<- Request) {
 	in := make(chan os.Signal, 4)
 	for sig := range signals {
 		signal.Notify(in, sig)
 	}
-	signal.Ignore(unix.SIGHUP, unix.SIGPIPE, unix.SIGUSR1, unix.SIGALRM)
 	unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF) // Ctrl-Alt-Del asks us; it fails where we are not process 1
 	for {
 		select {
@@ -141,11 +145,11 @@ func Down(dirs ...string) error {
 	unix.Kill(-1, unix.SIGKILL) // orphans; process 1 itself is spared
 	var errs []error
 	for _, dir := range dirs {
-		if err := bounded("unmount "+dir, func() error { return unmount(dir) }); err != nil {
+		if err := Bounded("unmount "+dir, func() error { return unmount(dir) }); err != nil {
 			errs = append(errs, err)
 		}
 	}
-	errs = append(errs, bounded("sync", func() error { unix.Sync(); return nil }))
+	errs = append(errs, Bounded("sync", func() error { unix.Sync(); return nil }))
 	return errors.Join(errs...)
 }
 
@@ -165,8 +169,8 @@ func unmount(dir string) error {
 	return fmt.Errorf("%w; made read-only instead", err)
 }
 
-// bounded runs step, and goes on without it if it hangs.
-func bounded(name string, step func() error) error {
+// Bounded runs step, and goes on without it if it hangs.
+func Bounded(name string, step func() error) error {
 	done := make(chan error, 1)
 	go func() { done <- step() }() // one that hangs ends with the machine
 	select {

@@ -4,9 +4,11 @@
 package data
 
 import (
-	"context"
+	"bytes"
+	"compress/gzip"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -28,6 +30,9 @@ const (
 	flags   = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME
 	options = "errors=remount-ro,commit=15"
 	memory  = "mode=0755,size=16m" // of the file system in memory that stands in
+	keep    = 32 << 20             // most bytes that are carried over from a damaged file system
+	room    = 4 * keep             // size of the new file system before they are put back
+	copies  = 12 << 20             // most bytes that are copied from a read-only one
 )
 
 // A Result is what became of the data partition.
@@ -39,22 +44,236 @@ type Result struct {
 // Lasting says whether what is written to the directory outlives a restart.
 func (r Result) Lasting() bool { return r.State == machine.DataOK || r.State == machine.DataReplaced }
 
-var _ = context.Background
-var _ = slog.Default
-var _ = os.Stdin
-var _ = filepath.Join
-var _ = time.Now
-var _ = errors.New
+// A Partition is the data partition.
+type Partition struct {
+	Device string // "" where there is none
+	Empty  string // file with the prepared empty file system, gzipped
+	Work   string // an empty directory of ours, for mounts on the way
+	Log    *slog.Logger
+}
 
-// Open mounts the file system on device at dir.
-func Open(device, dir string) Result {
-	err := unix.Mount(device, dir, "ext4", flags, options)
-	if err == nil {
+// Open has the data partition, or what stands in for it, mounted at dir when it returns, which is
+// after limit at the latest.
+func (p Partition) Open(dir string, limit time.Duration) Result {
+	done := make(chan Result, 1)
+	at, err := p.mountPoint("mount")
+	if err != nil {
+		return p.standIn(dir, Result{State: machine.DataFailing, Detail: err.Error()})
+	}
+	go func() { done <- p.open(at) }() // ends with the machine if the medium hangs
+	select {
+	case r := <-done:
+		if r.State == machine.DataMissing || r.State == machine.DataFailing {
+			return p.standIn(dir, r)
+		}
+		if err := unix.Mount(at, dir, "", unix.MS_MOVE, ""); err != nil {
+			return p.standIn(dir, Result{State: machine.DataFailing, Detail: fmt.Sprintf("move mount to %s: %v", dir, err)})
+		}
+		return r
+	case <-time.After(limit):
+		go func() { // should it answer after all, it is not left mounted out of sight
+			<-done
+			unix.Unmount(at, unix.MNT_DETACH)
+		}()
+		return p.standIn(dir, Result{State: machine.DataFailing, Detail: fmt.Sprintf("the medium does not answer within %v", limit)})
+	}
+}
+
+// standIn mounts memory at dir.
+func (p Partition) standIn(dir string, r Result) Result {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", flags, memory); err != nil {
+		p.Log.Error("mount memory in place of the data partition", "error", err)
+	}
+	return r
+}
+
+func (p Partition) mountPoint(name string) (string, error) {
+	dir := filepath.Join(p.Work, name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make mount point: %w", err)
+	}
+	return dir, nil
+}
+
+// open has a file system mounted at the directory at, unless the state is missing or failing.
+func (p Partition) open(at string) Result {
+	if p.Device == "" {
+		return Result{State: machine.DataMissing, Detail: "the disk has no partition called data"}
+	}
+	mountErr := unix.Mount(p.Device, at, "ext4", flags, options)
+	if mountErr == nil {
 		return Result{State: machine.DataOK}
 	}
-	err = fmt.Errorf("mount data partition: %w", err)
-	unix.Mount("tmpfs", dir, "tmpfs", flags, memory)
-	return Result{State: machine.DataMissing, Detail: err.Error()}
+	mountErr = fmt.Errorf("mount data partition: %w", mountErr)
+	device, err := os.OpenFile(p.Device, os.O_RDWR, 0)
+	if errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) {
+		device, err = os.Open(p.Device)
+	}
+	if err != nil {
+		return Result{State: machine.DataFailing, Detail: errors.Join(mountErr, err).Error()}
+	}
+	defer device.Close()
+	size, err := deviceSize(device)
+	if err != nil {
+		return Result{State: machine.DataFailing, Detail: errors.Join(mountErr, err).Error()}
+	}
+	start, err := examine(device, size)
+	if err != nil { // never erase a medium for what may be a loose cable
+		return Result{State: machine.DataFailing, Detail: errors.Join(mountErr, err).Error()}
+	}
+	if readOnly(device) {
+		return p.copyReadOnly(at, mountErr)
+	}
+	if p.repair(device, size, at) {
+		return Result{State: machine.DataOK}
+	}
+	return p.startAgain(device, size, at, start, mountErr)
+}
+
+// examined is how much is read to tell a failing medium from a damaged file system. The prepared
+// file system, and so its journal and first tables, lies within, whatever it has grown to.
+const examined = 64 << 20
+
+// examine reads what lies at the start of device, and returns its first MiB gzipped.
+func examine(device io.ReaderAt, size int64) (start []byte, err error) {
+	var kept bytes.Buffer
+	z := gzip.NewWriter(&kept)
+	buf := make([]byte, 1<<20)
+	for at := int64(0); at < min(size, examined); at += int64(len(buf)) {
+		n, err := device.ReadAt(buf, at)
+		if err != nil && err != io.EOF {
+			return nil, fmt.Errorf("read data partition: %w", err)
+		}
+		if at == 0 {
+			z.Write(buf[:n]) // into memory: it takes all
+		}
+	}
+	z.Close()
+	return kept.Bytes(), nil
+}
+
+func readOnly(device *os.File) bool {
+	ro, err := unix.IoctlGetInt(int(device.Fd()), unix.BLKROGET)
+	return err == nil && ro != 0
+}
+
+// copyReadOnly mounts memory with a copy of what is on a medium that takes no writes.
+func (p Partition) copyReadOnly(at string, mountErr error) Result {
+	err := p.look(p.Device, nil, func(files string) error {
+		if err := unix.Mount("tmpfs", at, "tmpfs", flags, memory); err != nil {
+			return err
+		}
+		p.Log.Warn("the data partition is read-only; copied to memory", "copied", copyTree(files, at, copies))
+		return nil
+	})
+	if err != nil {
+		return Result{State: machine.DataFailing, Detail: errors.Join(mountErr, err).Error()}
+	}
+	return Result{State: machine.DataReadOnly, Detail: mountErr.Error()}
+}
+
+// look has device mounted read-only, as it stands, while do runs: with its own superblock or, if
+// that does not work, with the backups that lie at these places.
+func (p Partition) look(device string, places []int64, do func(files string) error) error {
+	files, err := p.mountPoint("look")
+	if err != nil {
+		return err
+	}
+	err = unix.Mount(device, files, "ext4", flags|unix.MS_RDONLY, "noload")
+	for _, place := range places {
+		if err == nil {
+			break
+		}
+		err = unix.Mount(device, files, "ext4", flags|unix.MS_RDONLY, fmt.Sprintf("noload,sb=%d", place/1024))
+	}
+	if err != nil {
+		return fmt.Errorf("mount data partition read-only: %w", err)
+	}
+	defer unix.Unmount(files, 0)
+	return do(files)
+}
+
+// repair puts a backup in the place of a damaged primary superblock and mounts the file system.
+func (p Partition) repair(device *os.File, size int64, at string) bool {
+	if _, err := readSuper(device); err == nil {
+		return false // that is not what is wrong
+	}
+	found, _ := backups(device, size)
+	if len(found) == 0 {
+		return false
+	}
+	if _, err := device.WriteAt(found[0].asPrimary(), superStart); err != nil {
+		return false
+	}
+	if err := device.Sync(); err != nil {
+		return false
+	}
+	if err := unix.Mount(p.Device, at, "ext4", flags, options); err != nil {
+		p.Log.Warn("mount data partition with the backup of its superblock", "error", err)
+		return false
+	}
+	p.Log.Warn("the data partition's superblock was damaged; a backup took its place", "group", found[0].group)
+	return true
+}
+
+// startAgain replaces a damaged file system by an empty one, after setting aside what can be read
+// of it: its files or, where it cannot be mounted at all, its start as it is.
+func (p Partition) startAgain(device *os.File, size int64, at string, start []byte, mountErr error) Result {
+	failing := func(err error) Result {
+		return Result{State: machine.DataFailing, Detail: errors.Join(mountErr, err).Error()}
+	}
+	kept, err := p.mountPoint("kept")
+	if err != nil {
+		return failing(err)
+	}
+	if err := unix.Mount("tmpfs", kept, "tmpfs", flags, fmt.Sprintf("mode=0700,size=%d", keep+8<<20)); err != nil {
+		return failing(fmt.Errorf("mount memory for what is set aside: %w", err))
+	}
+	defer unix.Unmount(kept, 0)
+	_, sb := backups(device, size)
+	var saved string
+	files := filepath.Join(kept, "files")
+	if err := os.Mkdir(files, 0o700); err != nil {
+		return failing(err)
+	}
+	if err := p.look(p.Device, sb, func(from string) error {
+		saved = copyTree(from, files, keep).String()
+		return nil
+	}); err != nil {
+		saved = "no file could be read; the first MiB"
+		if err := os.WriteFile(filepath.Join(kept, "start.gz"), start, 0o600); err != nil {
+			saved = "nothing"
+		}
+	}
+
+	empty, err := os.Open(p.Empty)
+	if err != nil {
+		return failing(err)
+	}
+	defer empty.Close()
+	if err := replace(device, size, empty); err != nil {
+		return failing(err)
+	}
+	if err := unix.Mount(p.Device, at, "ext4", flags, options); err != nil {
+		return failing(fmt.Errorf("mount the new file system: %w", err))
+	}
+	if size, err := enlarge(at, device, min(size, room)); err != nil {
+		p.Log.Warn("make room for what is set aside", "size", size, "error", err)
+	}
+	name := filepath.Join(setAside, time.Now().UTC().Format("20060102-150405"))
+	dir := filepath.Join(at, name)
+	detail := fmt.Sprintf("%v; set aside in %s: %s", mountErr, name, saved)
+	err = errors.Join(
+		os.MkdirAll(dir, 0o700),
+		os.WriteFile(filepath.Join(dir, "why.txt"), []byte(detail+"\n"), 0o600),
+	)
+	if err != nil {
+		detail += fmt.Sprintf(", but: %v", err)
+	} else if c := copyTree(kept, dir, 2*keep); c.left > 0 {
+		detail += fmt.Sprintf(", of which %d did not fit", c.left)
+	}
+	unix.Sync()
+	return Result{State: machine.DataReplaced, Detail: detail}
 }
 
 // Status returns the file system at dir as it is now, and what the owner should be told of it.
