@@ -40,7 +40,7 @@ const (
 	SecureBootCert = "secure-boot.crt" // PEM
 	SecureBootDER  = "secure-boot.cer" // the same, as firmware setup screens want it
 	Offline        = "offline"         // folder with root.key
-	offlineNote    = "READ-ME-FIRST.txt"
+	OfflineNote    = "READ-ME-FIRST.txt"
 )
 
 // Roles are the update repository's roles. Each has ROLE.key (PEM, PKCS #8) and ROLE.pub (PEM); root's
@@ -116,7 +116,7 @@ func write(dir string, o Options) error {
 		return err
 	}
 	files := map[string][]byte{
-		filepath.Join(Offline, offlineNote): []byte(note),
+		filepath.Join(Offline, OfflineNote): []byte(note),
 	}
 
 	boot, err := newBootKey(o.Kind, now)
@@ -351,8 +351,11 @@ func (s *BootSigner) encode() (private, public []byte, err error) {
 	return append(b.Bytes(), '\n'), public, err
 }
 
+// public returns the public key in the form that GRUB reads.
 func (s *BootSigner) public() ([]byte, error) {
 	var b bytes.Buffer
-	err := s.entity.Serialize(&b)
-	return b.Bytes(), err
+	if err := s.entity.Serialize(&b); err != nil {
+		return nil, err
+	}
+	return reframe(&b)
 }

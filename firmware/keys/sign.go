@@ -5,7 +5,10 @@ import (
 	"crypto/rsa"
 	"crypto/sha512"
 	"encoding/binary"
+	"io"
 	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
 )
 
 // Of RFC 4880: algorithms, signature subpackets, packet tag.
@@ -54,7 +57,27 @@ func (s *BootSigner) Sign(data []byte, when time.Time) ([]byte, error) {
 	body = append(body, sum[:2]...)
 	body = binary.BigEndian.AppendUint16(body, uint16(bits))
 	body = append(body, signature...)
-	packet := []byte{tagSignature, 255}
-	packet = binary.BigEndian.AppendUint32(packet, uint32(len(body)))
-	return append(packet, body...), nil
+	return appendPacket(nil, tagSignature, body), nil
+}
+
+// appendPacket appends a packet whose length has five bytes: GRUB 2.06 misreads the two-byte form.
+func appendPacket(b []byte, tag byte, body []byte) []byte {
+	b = append(b, tag, 255)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(body)))
+	return append(b, body...)
+}
+
+// reframe writes all packets in r with five-byte lengths.
+func reframe(r io.Reader) ([]byte, error) {
+	var out []byte
+	for packets := packet.NewOpaqueReader(r); ; {
+		p, err := packets.Next()
+		if err == io.EOF {
+			return out, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = appendPacket(out, 0xc0|p.Tag, p.Contents)
+	}
 }

@@ -126,17 +126,15 @@ func Build(stub []byte, add []Section) ([]byte, error) {
 	if table+len(add)*sectionHeader > int(p.sizeHeaders) {
 		return nil, fmt.Errorf("the stub's headers have no room for %d sections", len(add))
 	}
-	for _, c := range stub[table : table+len(add)*sectionHeader] {
-		if c != 0 {
-			return nil, errors.New("something lies behind the stub's section table")
-		}
-	}
 	var names []string
 	end := p.sizeHeaders // of the last section in memory
 	for i := range p.count {
 		h := stub[p.sections+i*sectionHeader:]
 		names = append(names, string(bytes.TrimRight(h[:8], "\x00")))
 		size, at := le.Uint32(h[8:]), le.Uint32(h[12:])
+		if from := le.Uint32(h[20:]); from != 0 && from < p.sizeHeaders {
+			return nil, fmt.Errorf("%w: section %q lies among the headers", ErrNotPE, names[i])
+		}
 		if uint64(at)+uint64(size) > maxImage {
 			return nil, fmt.Errorf("%w: section %q is too big", ErrNotPE, names[i])
 		}
@@ -155,8 +153,9 @@ func Build(stub []byte, add []Section) ([]byte, error) {
 		}
 		at, from := alignUp(end, p.align), uint32(len(out))
 		out = pad(append(out, s.Data...), int(p.fileAlign))
-		h := out[table+i*sectionHeader:]
-		copy(h[:8], s.Name)
+		h := out[table+i*sectionHeader:][:sectionHeader]
+		clear(h) // the linker fills the headers up with anything
+		copy(h, s.Name)
 		le.PutUint32(h[8:], uint32(len(s.Data)))
 		le.PutUint32(h[12:], at)
 		le.PutUint32(h[16:], uint32(len(out))-from)
