@@ -2,6 +2,7 @@ package uki
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
@@ -11,6 +12,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // What follows is Authenticode: a PKCS #7 signature over the hash of the program, in the program's
@@ -79,6 +81,9 @@ func Sign(prog []byte, key crypto.Signer, cert *x509.Certificate) ([]byte, error
 	if binary.LittleEndian.Uint64(prog[p.cert:]) != 0 {
 		return nil, errors.New("the program is signed already")
 	}
+	if err := gapless(prog, p); err != nil {
+		return nil, err
+	}
 	out := pad(bytes.Clone(prog), 8)
 	pkcs7, err := authenticode(imageHash(out, p), key, cert)
 	if err != nil {
@@ -96,9 +101,33 @@ func Sign(prog []byte, key crypto.Signer, cert *x509.Certificate) ([]byte, error
 	return out, nil
 }
 
+// gapless wants the sections to follow each other in the file. Only then is the hash by sections,
+// which is the firmware's, that of the whole file.
+func gapless(b []byte, p program) error {
+	type span struct{ from, size uint32 }
+	var spans []span
+	for i := range p.count {
+		h := b[p.sections+i*sectionHeader:]
+		if s := (span{binary.LittleEndian.Uint32(h[20:]), binary.LittleEndian.Uint32(h[16:])}); s.size != 0 {
+			spans = append(spans, s)
+		}
+	}
+	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+	end := uint64(p.sizeHeaders)
+	for _, s := range spans {
+		if uint64(s.from) != end {
+			return fmt.Errorf("%w: a gap in the file before byte %d", ErrNotPE, s.from)
+		}
+		end += uint64(s.size)
+	}
+	if end > uint64(len(b)) {
+		return fmt.Errorf("%w: sections end behind the file", ErrNotPE)
+	}
+	return nil
+}
+
 // imageHash hashes an unsigned program without what signing changes: the checksum and the place of
-// the certificate table. Its sections are taken to lie in the order of the file, as a linker lays
-// them out.
+// the certificate table.
 func imageHash(b []byte, p program) []byte {
 	h := sha256.New()
 	h.Write(b[:p.checksum])

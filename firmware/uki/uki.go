@@ -127,21 +127,25 @@ func Build(stub []byte, add []Section) ([]byte, error) {
 		return nil, fmt.Errorf("the stub's headers have no room for %d sections", len(add))
 	}
 	var names []string
-	end := p.sizeHeaders // of the last section in memory
+	end := p.sizeHeaders  // of the last section in memory
+	file := p.sizeHeaders // and in the file
 	for i := range p.count {
 		h := stub[p.sections+i*sectionHeader:]
 		names = append(names, string(bytes.TrimRight(h[:8], "\x00")))
 		size, at := le.Uint32(h[8:]), le.Uint32(h[12:])
-		if from := le.Uint32(h[20:]); from != 0 && from < p.sizeHeaders {
+		raw, from := le.Uint32(h[16:]), le.Uint32(h[20:])
+		if uint64(at)+uint64(size) > maxImage || uint64(from)+uint64(raw) > uint64(len(stub)) {
+			return nil, fmt.Errorf("%w: section %q lies outside", ErrNotPE, names[i])
+		}
+		if raw != 0 && from < p.sizeHeaders {
 			return nil, fmt.Errorf("%w: section %q lies among the headers", ErrNotPE, names[i])
 		}
-		if uint64(at)+uint64(size) > maxImage {
-			return nil, fmt.Errorf("%w: section %q is too big", ErrNotPE, names[i])
-		}
-		end = max(end, at+size)
+		end, file = max(end, at+size), max(file, from+raw)
 	}
 
-	out := pad(slices.Clone(stub), int(p.fileAlign))
+	// Behind the stub's sections are leftovers of its linker. Between sections they would be a gap,
+	// and firmware would not find the hash that Secure Boot's signature is over.
+	out := pad(slices.Clone(stub[:file]), int(p.fileAlign))
 	initialised := le.Uint32(out[p.optional+8:])
 	for i, s := range add {
 		if len(s.Name) == 0 || len(s.Name) > 8 || slices.Contains(names, s.Name) {
