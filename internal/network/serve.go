@@ -84,8 +84,8 @@ func (s *service) handler() http.Handler {
 	return mux
 }
 
-// listen opens the service's socket for its user and group, in place of one that a killed process
-// left behind.
+// listen opens the service's socket, in place of one that a killed process left behind. Whoever
+// reaches it may ask: its directory lets nobody but the services in.
 func listen(path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("listen: %w", err)
@@ -94,7 +94,7 @@ func listen(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	if err := os.Chmod(path, 0o660); err != nil {
+	if err := os.Chmod(path, 0o666); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("listen: %w", err)
 	}

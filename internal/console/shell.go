@@ -1,0 +1,69 @@
+package console
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// shells are where an image has one; the first that is there is taken.
+var shells = []string{"/bin/gosh", "/bbin/gosh", "/bin/sh"}
+
+var errNoShell = errors.New("no shell")
+
+// runShell runs a shell on the terminal until it ends, or ctx does. The kernel hangs the terminal
+// up when it ends, so whoever had it open has to open it again.
+func runShell(ctx context.Context, shells []string, path string) error {
+	shell := ""
+	for _, s := range shells {
+		if _, err := exec.LookPath(s); err == nil {
+			shell = s
+			break
+		}
+	}
+	if shell == "" {
+		return errNoShell
+	}
+	file, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if err := setMode(file, cooked); err != nil {
+		return err
+	}
+	term := "vt220"
+	if strings.HasPrefix(filepath.Base(path), "tty") && strings.Trim(filepath.Base(path)[3:], "0123456789") == "" {
+		term = "linux"
+	}
+	cmd := exec.CommandContext(ctx, shell)
+	cmd.Args = []string{"-" + filepath.Base(shell)} // a login shell
+	cmd.Env = []string{
+		"PATH=/bin:/sbin:/usr/bin:/usr/sbin:/bbin", "HOME=/tmp", "TERM=" + term,
+		"ZONEINFO=" + os.Getenv("ZONEINFO"),
+	}
+	cmd.Dir = "/"
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = file, file, file
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Pdeathsig: unix.SIGKILL}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGHUP) }
+	cmd.WaitDelay = 2 * time.Second
+	done := make(chan error)
+	go func() {
+		// Pdeathsig is sent when the thread that started the shell ends: it stays until then.
+		runtime.LockOSThread()
+		done <- cmd.Run()
+	}()
+	err = <-done
+	if _, ok := errors.AsType[*exec.ExitError](err); ok {
+		return nil // its last command's status is nobody's concern
+	}
+	return err
+}

@@ -1,0 +1,302 @@
+package console
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"cloudlink.local/gateway/internal/machine"
+)
+
+// A terminal is one screen or serial line. All but views belongs to run's goroutine.
+type terminal struct {
+	*console
+	path  string
+	views chan View // the newest
+
+	view     View
+	dialogue dialogue
+	news     announcer
+	editor   editor
+	guard    guard
+	tty      *tty
+	touched  time.Time // when somebody last typed
+	seen     uint64    // of the log, while following
+	last     string    // what there is to say after the shell
+}
+
+const (
+	idle     = 2 * time.Minute // a menu stays open without typing
+	logLines = 40              // of the log on a page
+	newLines = 200             // of the log in a second, while following
+)
+
+var errShell = errors.New("the shell had the terminal")
+
+// run serves the terminal until ctx ends, whatever becomes of the line.
+func (t *terminal) run(ctx context.Context) {
+	told := ""
+	for ctx.Err() == nil {
+		err := t.session(ctx)
+		if errors.Is(err, errShell) {
+			continue
+		}
+		if ctx.Err() == nil && err != nil && err.Error() != told {
+			told = err.Error()
+			t.log.Warn("terminal: "+told, "path", t.path)
+		}
+		t.dialogue.place = atScreen
+		t.news = announcer{} // whoever opens the line again has seen nothing
+		select {
+		case <-time.After(period):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// session serves the terminal until it hangs up.
+func (t *terminal) session(ctx context.Context) (err error) {
+	if t.tty, err = openTTY(t.path); err != nil {
+		return err
+	}
+	defer t.tty.close()
+	defer context.AfterFunc(ctx, func() { t.tty.file.Close() })() // ends a write that the line holds up
+	if t.dialogue.place != atScreen {                             // back from the shell
+		t.touched = time.Now()
+		if err := t.tty.print(t.last + t.dialogue.menu() + t.dialogue.prompt()); err != nil {
+			return err
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case chunk, ok := <-t.tty.chunks:
+			if !ok {
+				return t.tty.err
+			}
+			t.touched = time.Now()
+			err = t.typed(ctx, chunk)
+		case t.view = <-t.views:
+			t.dialogue.shell = t.view.development()
+			err = t.refresh(ctx)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// refresh shows what is new, where that does not get into somebody's way.
+func (t *terminal) refresh(ctx context.Context) error {
+	switch now := time.Now(); {
+	case t.dialogue.place == following:
+		return t.follow(ctx)
+	case t.dialogue.place != atScreen && now.Sub(t.touched) < idle:
+		return nil
+	case t.dialogue.place != atScreen: // whoever it was has gone
+		t.dialogue.place = atScreen
+		return t.show()
+	case t.news.announce(t.view, now):
+		return t.show()
+	}
+	return nil
+}
+
+func (t *terminal) show() error {
+	t.news.shown(t.view)
+	return t.tty.print(Screen(t.view, t.dialogue.lang.code))
+}
+
+// typed takes what came in.
+func (t *terminal) typed(ctx context.Context, chunk []byte) error {
+	out := ""
+	for _, b := range chunk {
+		echo, line, done := t.editor.feed(b)
+		out += echo
+		if !done {
+			continue
+		}
+		if !t.guard.allow(time.Now()) {
+			out = ""
+			continue
+		}
+		text, do := t.dialogue.line(line)
+		if err := t.tty.print(out + text); err != nil {
+			return err
+		}
+		if err := t.do(ctx, do); err != nil {
+			return err
+		}
+		out = t.dialogue.prompt()
+	}
+	return t.tty.print(out)
+}
+
+// do does what a line asks for.
+func (t *terminal) do(ctx context.Context, a action) error {
+	l := t.dialogue.lang
+	switch a {
+	case showScreen:
+		return t.show()
+	case showAddresses:
+		return t.tty.print(addressPage(t.view, l))
+	case showLog:
+		return t.printLog(ctx, machine.LevelInfo)
+	case showErrors:
+		return t.printLog(ctx, machine.LevelWarn)
+	case startFollow:
+		t.seen = 0
+		return t.follow(ctx)
+	case doRestart:
+		return t.goDown(ctx, t.machine.Restart, l.restarting)
+	case doPowerOff:
+		return t.goDown(ctx, t.machine.PowerOff, l.poweringOff)
+	case startShell:
+		t.tty.file.SetReadDeadline(time.Now()) // what is typed from now on is the shell's
+		for range t.tty.chunks {
+		}
+		t.last = "\n  " + l.shellEnded + "\n"
+		switch err := runShell(ctx, t.shells, t.path); {
+		case errors.Is(err, errNoShell):
+			t.last = "  " + l.noShell + "\n"
+		case err != nil:
+			t.last = "  " + fmt.Sprintf(l.failed, err) + "\n"
+		}
+		return errShell
+	}
+	return nil
+}
+
+func (t *terminal) goDown(ctx context.Context, ask func(context.Context) error, text string) error {
+	ctx, cancel := context.WithTimeout(ctx, logTime)
+	defer cancel()
+	if err := ask(ctx); err != nil {
+		text = fmt.Sprintf(t.dialogue.lang.failed, clean(err.Error()))
+	}
+	return t.tty.print("  " + text + "\n")
+}
+
+// printLog prints the end of the log.
+func (t *terminal) printLog(ctx context.Context, level machine.Level) error {
+	ctx, cancel := context.WithTimeout(ctx, logTime)
+	defer cancel()
+	list, err := t.machine.Log(ctx, 0, level)
+	if err != nil {
+		return t.tty.print("  " + fmt.Sprintf(t.dialogue.lang.failed, clean(err.Error())) + "\n")
+	}
+	if len(list) == 0 {
+		return t.tty.print("  " + t.dialogue.lang.logEmpty + "\n")
+	}
+	return t.tty.print(entries(list[max(0, len(list)-logLines):]))
+}
+
+// follow prints what has come to the log since it last did.
+func (t *terminal) follow(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, logTime)
+	defer cancel()
+	list, err := t.machine.Log(ctx, t.seen, machine.LevelInfo)
+	if err != nil || len(list) == 0 { // process 1 is asked again in a second
+		return nil
+	}
+	lines := newLines
+	if t.seen == 0 {
+		lines = logLines
+	}
+	text := ""
+	if left := len(list) - lines; left > 0 {
+		text = "  " + fmt.Sprintf(t.dialogue.lang.logSkipped, left) + "\n"
+		list = list[left:]
+	}
+	t.seen = list[len(list)-1].Seq
+	return t.tty.print(text + entries(list))
+}
+
+func entries(list []machine.Entry) string {
+	var b strings.Builder
+	for e := range slices.Values(list) {
+		b.WriteString(entryLine(e))
+	}
+	return b.String()
+}
+
+// An announcer decides when a changed screen is printed again: a serial line is a log, not a canvas.
+type announcer struct {
+	key     string // of the screen that was last printed
+	pending string // of one that was not yet
+	first   time.Time
+	since   time.Time     // pending is unchanged
+	printed time.Time     // when the last was announced
+	pause   time.Duration // before the next
+	urls    string        // that were last printed
+}
+
+const (
+	settled  = 2 * time.Second  // without a change: it is worth a screen
+	unrest   = 10 * time.Second // of changes: it is time for one all the same
+	minPause = 2 * time.Second
+	maxPause = time.Minute // between screens where something flaps
+)
+
+// announce says whether v is to be printed now.
+func (a *announcer) announce(v View, now time.Time) bool {
+	k := key(v)
+	if k == a.key {
+		a.pending = ""
+		return false
+	}
+	if a.pending == "" {
+		a.first = now
+	}
+	if k != a.pending {
+		a.pending, a.since = k, now
+	}
+	if now.Sub(a.printed) < a.pause {
+		return false
+	}
+	newURL := len(urls(v.Network)) > 0 && fmt.Sprint(urls(v.Network)) != a.urls // what people wait for
+	if !newURL && now.Sub(a.since) < settled && now.Sub(a.first) < unrest {
+		return false
+	}
+	if a.pause == 0 || now.Sub(a.printed) > maxPause {
+		a.pause = minPause
+	} else {
+		a.pause = min(2*a.pause, maxPause)
+	}
+	a.printed = now
+	return true
+}
+
+// shown notes that v was printed, for whatever reason.
+func (a *announcer) shown(v View) {
+	a.key, a.pending, a.urls = key(v), "", fmt.Sprint(urls(v.Network))
+}
+
+// A guard sees when lines come faster than anybody types: noise, or a device that sends our output
+// back to us. Then it waits for silence.
+type guard struct {
+	start time.Time // of the second that is counted
+	lines int
+	last  time.Time
+	deaf  bool
+}
+
+const maxRate = 30 // lines in a second: more than a script needs
+
+// allow says whether a line that came at now is to be obeyed.
+func (g *guard) allow(now time.Time) bool {
+	quiet := now.Sub(g.last) >= time.Second
+	g.last = now
+	if g.deaf && !quiet {
+		return false
+	}
+	if g.deaf || now.Sub(g.start) >= time.Second {
+		g.deaf, g.start, g.lines = false, now, 0
+	}
+	g.lines++
+	g.deaf = g.lines > maxRate
+	return !g.deaf
+}
