@@ -110,7 +110,7 @@ func TestSortPutsTheMostPressingFirst(t *testing.T) {
 
 func FuzzText(f *testing.F) {
 	f.Add("eth0")
-	f.Add("\x1b[2J\x07{{.port}}‮")
+	f.Add("\x1b[2J\x07{{.port}}\u202e")
 	f.Add("\xff\xfe" + strings.Repeat("ä", 2*maxArg))
 	f.Fuzz(func(t *testing.T, arg string) {
 		plain := New(ServiceFailing, "service", "x")

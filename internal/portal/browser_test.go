@@ -1,13 +1,17 @@
 package portal
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
 	"flag"
 	"fmt"
+	"image/png"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -25,7 +29,10 @@ import (
 	"cloudlink.local/gateway/internal/machine"
 )
 
-var update = flag.Bool("update", false, "write the pictures of docs/images anew")
+var (
+	update  = flag.Bool("update", false, "write the pictures of docs/images anew")
+	preview = flag.String("preview", "", "instead of testing, serve the pages with sample data at this `address`")
+)
 
 const screenshots = "../../build/screenshots" // looked at by people
 
@@ -44,11 +51,33 @@ var browser struct {
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if *preview != "" {
+		if err := servePreview(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	code := m.Run()
 	if browser.close != nil {
 		browser.close()
 	}
 	os.Exit(code)
+}
+
+// servePreview shows the pages on a desk: go test ./internal/portal -timeout 0 -preview localhost:8080
+func servePreview() error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	ln, err := net.Listen("tcp", *preview)
+	if err != nil {
+		return err
+	}
+	g := faulty()
+	p := New(Config{
+		Release: g.m.Release, Machine: fakeMachine{g}, Network: fakeNetwork{g}, Notices: "testdata/notices.txt.gz", Log: slog.Default(),
+	})
+	return Serve(ctx, ln, func() { fmt.Println("http://" + *preview + "/") }, p)
 }
 
 // newTab opens a tab of the one browser that all tests share, with cookies of its own. The tab
@@ -61,6 +90,11 @@ func newTab(t *testing.T) context.Context {
 			browser.err = fmt.Errorf("scripts/setup installs it: %w", err)
 			return
 		}
+		fonts, err := filepath.Abs("testdata/fonts.conf")
+		if err != nil {
+			browser.err = err
+			return
+		}
 		options := append(chromedp.DefaultExecAllocatorOptions[:],
 			chromedp.ExecPath(path),
 			chromedp.NoSandbox, // tests run as root
@@ -68,6 +102,7 @@ func newTab(t *testing.T) context.Context {
 			chromedp.Flag("disable-component-update", true),
 			chromedp.Flag("host-resolver-rules", "MAP cloudlink.local 127.0.0.1, MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"),
 			chromedp.Flag("hide-scrollbars", true),
+			chromedp.Env("FONTCONFIG_FILE="+fonts),
 		)
 		alloc, stopAlloc := chromedp.NewExecAllocator(context.Background(), options...)
 		ctx, stop := chromedp.NewContext(alloc)
@@ -265,7 +300,7 @@ func TestPagesInTheBrowser(t *testing.T) {
 							}
 							t.Errorf("%s: on the console: %s", page.name, line)
 						}
-						picture(t, ctx, filepath.Join(screenshots, page.name+"-"+variant+".png"))
+						picture(t, ctx, chromedp.FullScreenshot(100), filepath.Join(screenshots, page.name+"-"+variant+".png"))
 					}
 				})
 			}
@@ -281,13 +316,21 @@ func violations(t *testing.T, ctx context.Context) []string {
 		(v) => v.nodes.map((n) => v.id + ": " + n.failureSummary + "\n" + n.html)))`)
 }
 
-func picture(t *testing.T, ctx context.Context, path string) {
+func picture(t *testing.T, ctx context.Context, shot chromedp.Action[[]byte], path string) {
 	t.Helper()
-	png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+	b, err := chromedp.Run(ctx, shot)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, png, 0o666); err != nil {
+	img, err := png.Decode(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&out, img); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, out.Bytes(), 0o666); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -343,7 +386,7 @@ func TestPageSaysThatTheGatewayIsLostAndReturns(t *testing.T) {
 	for _, v := range violations(t, ctx) {
 		t.Error(v)
 	}
-	picture(t, ctx, filepath.Join(screenshots, "lost-de-light-1280.png"))
+	picture(t, ctx, chromedp.FullScreenshot(100), filepath.Join(screenshots, "lost-de-light-1280.png"))
 
 	served.start(p) // the portal alone was away: nothing to tell
 	await(t, ctx, "!("+lost+")")
@@ -414,7 +457,7 @@ func TestPagesWorkWithoutJavaScript(t *testing.T) {
 	speak(t, ctx, "en")
 	do(t, ctx, chromedp.Navigate(served.url("/")))
 	body := func() string { return eval[string](t, ctx, "document.body.innerText") }
-	for _, want := range []string{"Without JavaScript", "Settings cannot be saved", "CLG-7F3A91", "192.168.178.1"} {
+	for _, want := range []string{"Without JavaScript", "Settings cannot be saved", "CLG-7F3A91", "52:54:00:7f:3a:92"} {
 		if !strings.Contains(body(), want) {
 			t.Errorf("the page lacks %q", want)
 		}
@@ -452,6 +495,10 @@ func TestPicturesForTheDocuments(t *testing.T) {
 		speak(t, ctx, "en")
 		screen(t, ctx, p.width, p.scheme)
 		do(t, ctx, chromedp.Navigate(served.url("/")))
-		picture(t, ctx, "../../docs/images/"+p.name)
+		shot := chromedp.FullScreenshot(100)
+		if p.width < 500 {
+			shot = chromedp.CaptureScreenshot() // the first screenful
+		}
+		picture(t, ctx, shot, "../../docs/images/"+p.name)
 	}
 }

@@ -301,10 +301,6 @@ func (p *Portal) logLive(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), logTime)
 	defer cancel()
 	s := p.status(ctx, lp.Lang)
-	if !s.Knows(PartMachine) {
-		http.Error(w, "process 1 does not answer", http.StatusServiceUnavailable)
-		return
-	}
 	lp.Boot = s.BootID
 	if boot := r.FormValue("boot"); boot != "" && boot != lp.Boot {
 		lp.Missed = true // numbers start again
@@ -312,14 +308,11 @@ func (p *Portal) logLive(w http.ResponseWriter, r *http.Request) {
 		lp.After, _ = strconv.ParseUint(r.FormValue("after"), 10, 64)
 	}
 	p.readLog(ctx, r, &lp)
-	switch {
-	case lp.Unknown:
-		http.Error(w, "process 1 does not answer", http.StatusServiceUnavailable)
-	case len(lp.Entries) == 0 && !lp.Missed:
-		w.WriteHeader(http.StatusNoContent)
-	default:
-		p.write(w, http.StatusOK, "entries", lp)
+	if !s.Knows(PartMachine) || lp.Unknown || len(lp.Entries) == 0 && !lp.Missed {
+		w.WriteHeader(http.StatusNoContent) // the page stays as it is and asks again
+		return
 	}
+	p.write(w, http.StatusOK, "entries", lp)
 }
 
 // logText answers with the whole log as a file.

@@ -63,6 +63,7 @@ func Serve(ctx context.Context, ln net.Listener, ready func(), p *Portal) error 
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(limit(ln)) }()
+	p.log.Info("serving", "address", ln.Addr().String())
 	ready() // connections wait in ln's backlog from now on
 	select {
 	case err := <-ended:

@@ -154,7 +154,7 @@ func faulty() *gateway {
 		condition.New(condition.ClockFloor),
 		condition.New(condition.DevelopmentKeys),
 	}
-	g.n.Ports[0].Link, g.n.Ports[0].SpeedMbps, g.n.Ports[0].Addresses = false, 0, nil
+	g.n.Ports[0] = network.Port{Name: "eth0", MAC: g.n.Ports[0].MAC}
 	return g
 }
 

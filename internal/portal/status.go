@@ -76,21 +76,20 @@ func (g *gatherer) status(ctx context.Context, lang string) Status {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.refresh(ctx)
-	s := Status{Status: g.m, Ports: g.n.Ports, Conditions: []Condition{}, Unknown: []Part{}}
+	// In JSON a list is never null.
+	s := Status{Status: g.m, Ports: append([]network.Port{}, g.n.Ports...), Conditions: []Condition{}, Unknown: []Part{}}
+	s.Services = append([]machine.Service{}, s.Services...)
+	for i := range s.Ports {
+		s.Ports[i].Addresses = append([]network.Address{}, s.Ports[i].Addresses...)
+	}
 	if g.mErr != nil {
 		s.Unknown = append(s.Unknown, PartMachine)
 	}
 	if g.nErr != nil {
 		s.Unknown = append(s.Unknown, PartNetwork)
 	}
-	// A list is never null in JSON.
-	if s.Ports == nil {
-		s.Ports = []network.Port{}
-	}
-	if s.Services == nil {
-		s.Services = []machine.Service{}
-	}
-	list := slices.Clone(g.m.Conditions)
+	list := slices.Clone(s.Status.Conditions)
+	s.Status.Conditions = nil // those of both parts are in s.Conditions
 	if g.nErr == nil {
 		list = append(list, g.n.Conditions()...)
 	}
@@ -111,6 +110,7 @@ func (g *gatherer) refresh(ctx context.Context) {
 	defer cancel()
 	mErr, nErr := g.mErr, g.nErr
 	var other sync.WaitGroup
+	defer other.Wait() // whatever happens below, nobody writes after mu is free
 	other.Go(func() { g.n, g.nErr = g.network.Status(ctx) })
 	g.m, g.mErr = g.machine.Status(ctx)
 	other.Wait()

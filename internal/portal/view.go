@@ -46,6 +46,15 @@ func (v view) Has(id string) bool {
 	return err == nil
 }
 
+// Word returns the text named prefix and value, or value itself where there is none: a state or a
+// service that these pages do not know yet.
+func (v view) Word(prefix string, value any) string {
+	if s, err := v.T(prefix + fmt.Sprint(value)); err == nil {
+		return s
+	}
+	return plain(fmt.Sprint(value))
+}
+
 // Assets is where the page's scripts, styles and icons lie.
 func (v view) Assets() string { return "/assets/" + fingerprint() }
 

@@ -19,13 +19,11 @@
     show(false);
   });
 
-  document.addEventListener("htmx:error", () => {
+  function missed() {
     if (performance.now() - heard > patience) show(true);
-  });
-
-  document.addEventListener("htmx:response:error", () => {
-    if (performance.now() - heard > patience) show(true);
-  });
+  }
+  document.addEventListener("htmx:error", missed);
+  document.addEventListener("htmx:response:error", missed);
 
   // A page that nobody sees asks for nothing, and catches up when it is looked at again.
   document.addEventListener("htmx:config:request", (event) => {
