@@ -217,7 +217,7 @@ func goItself(ctx context.Context) ([]Component, error) {
 	}
 	id, err := Detect(string(licence))
 	if err != nil {
-		return nil, fmt.Errorf("Go's licence: %w", err)
+		return nil, fmt.Errorf("licence of Go: %w", err)
 	}
 	script, err := os.ReadFile(filepath.Join(goroot, "lib/time/update.bash"))
 	if err != nil {
@@ -253,7 +253,7 @@ func linux(root string, k known) ([]Component, error) {
 func (c *Component) fromDebian(source, version string, k known) error {
 	known, ok := k.Debian[source]
 	if !ok {
-		return fmt.Errorf("Debian source package %s: %w", source, ErrLicence)
+		return fmt.Errorf("source package %s of Debian: %w", source, ErrLicence)
 	}
 	c.Licence = known.Licence
 	c.Source = &Source{Package: source, Version: version, Upstream: known.Upstream}

@@ -187,7 +187,7 @@ func TestWhatNobodyHasReadStopsTheBuild(t *testing.T) {
 	if err := comp.readLicences(m, knownLicence{Licence: "Other", Texts: []string{"MPL-2.0"}}); err != nil || comp.Licence != "Other" || len(comp.Texts) != 2 {
 		t.Errorf("with known.toml: %q, %d texts, %v", comp.Licence, len(comp.Texts), err)
 	}
-	if err := comp.fromDebian("nonesuch", "1", known{}); err == nil || !strings.Contains(err.Error(), "Debian source package nonesuch: read its licence") {
+	if err := comp.fromDebian("nonesuch", "1", known{}); err == nil || !strings.Contains(err.Error(), "source package nonesuch of Debian: read its licence") {
 		t.Errorf("an unknown Debian package: %v", err)
 	}
 }
