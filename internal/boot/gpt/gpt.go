@@ -200,42 +200,37 @@ const align = 1 << 20
 // the last one on the disk. It says whether there is something to Write; calling it on a table
 // that fills its disk already changes nothing.
 func (t *Table) Grow(number int) bool {
-	var part *Partition
-	for i := range t.Partitions {
-		if t.Partitions[i].Number == number {
-			part = &t.Partitions[i]
-		}
-	}
-	if part == nil {
-		return t.damaged
-	}
-	for _, p := range t.Partitions {
-		if p.First > part.First {
-			part = nil // another follows
-			break
-		}
-	}
-	h := &t.primary
-	s := uint64(t.Sector)
+	h, s := &t.primary, uint64(t.Sector)
 	entrySectors := (uint64(len(t.entries)) + s - 1) / s
-	changed := t.damaged
-	if h.AlternateLBA != t.Sectors-1 {
-		h.AlternateLBA = t.Sectors - 1
-		changed = true
+	if t.Sectors < entrySectors+2 || h.LastUsable > t.Sectors-2-entrySectors {
+		return false // a partition may lie where the backup belongs
 	}
+	changed := t.damaged || h.AlternateLBA != t.Sectors-1
+	h.AlternateLBA = t.Sectors - 1
 	if last := t.Sectors - 2 - entrySectors; last > h.LastUsable {
 		h.LastUsable = last
 		changed = true
 	}
-	if part == nil {
-		return changed
-	}
-	if end := (h.LastUsable+1)/(align/s)*(align/s) - 1; end > part.Last && end <= h.LastUsable {
-		part.Last = end
-		binary.LittleEndian.PutUint64(t.entries[(number-1)*int(h.EntrySize)+40:], end)
+	end := (h.LastUsable + 1) / (align / s) * (align / s)
+	for i, p := range t.Partitions {
+		if p.Number != number || p.Last+1 >= end || t.follows(p) {
+			continue
+		}
+		t.Partitions[i].Last = end - 1
+		binary.LittleEndian.PutUint64(t.entries[(number-1)*int(h.EntrySize)+40:], end-1)
 		changed = true
 	}
 	return changed
+}
+
+// follows says whether another partition lies behind p.
+func (t *Table) follows(p Partition) bool {
+	for _, other := range t.Partitions {
+		if other.First > p.First {
+			return true
+		}
+	}
+	return false
 }
 
 // A Disk can be written and brought to the medium.
