@@ -98,6 +98,7 @@ func run() boot.Ending {
 		helpers.Go(func() { wd.Run(ctx, alive, log) })
 	}
 
+	sup.Start("console") // it shows what else comes up, or does not
 	disk := openData(ctx, st, log)
 	check(clk.Resume(clockFile))
 	check(makeDataDirs(rows))

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cloudlink.local/gateway/internal/console"
 	"cloudlink.local/gateway/internal/network"
 	"cloudlink.local/gateway/internal/portal"
 	"cloudlink.local/gateway/internal/release"
@@ -35,6 +36,16 @@ const (
 func services(keys release.Keys) []row {
 	rows := []row{
 		{
+			Spec: supervise.Spec{Name: "console", User: consoleUser, Memory: 96 << 20, Processes: 64, OOMScore: 300},
+			rules: sandbox.Rules{
+				Read:    []string{"/etc", "/usr/share", "/proc", "/sys"},
+				Write:   []string{"/data/console"},
+				Devices: []string{"/dev"}, // those of its user
+				Sockets: []uint32{unix.AF_UNIX},
+			},
+			run: console.Run,
+		},
+		{
 			Spec: supervise.Spec{
 				Name: "network", User: networkUser, Memory: 48 << 20, Processes: 64, OOMScore: -200,
 				Caps: supervise.Caps{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE},
@@ -59,6 +70,10 @@ func services(keys release.Keys) []row {
 			},
 			run: portal.Run,
 		},
+	}
+	if keys == release.Development { // its console has a root shell
+		console := &rows[0]
+		console.User, console.Caps, console.rules = 0, supervise.AllCaps(), sandbox.Rules{Open: true}
 	}
 	for i := range rows {
 		rows[i].Groups = []uint32{socketGroup}

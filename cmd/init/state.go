@@ -182,6 +182,9 @@ func makeDirs(keys release.Keys) error {
 	if keys != release.Development {
 		active, _ := os.ReadFile("/sys/class/tty/console/active")
 		for _, tty := range append(strings.Fields(string(active)), "console") {
+			if tty == "tty0" { // whichever is in front: the first
+				tty = "tty1"
+			}
 			errs = append(errs, os.Chown(filepath.Join("/dev", tty), consoleUser, consoleUser))
 		}
 	}
