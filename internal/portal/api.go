@@ -82,7 +82,7 @@ func (p *Portal) newAPI() http.Handler {
 			mux.ServeHTTP(w, r)
 			return
 		}
-		found := &header{w: w}
+		found := &header{h: w.Header()}
 		none.ServeHTTP(found, r)
 		problem(w, found.code)
 	})

@@ -50,6 +50,13 @@ var browser struct {
 }
 
 func TestMain(m *testing.M) {
+	if port := os.Getenv(listenEnv); port != "" {
+		if err := listenInSandbox(port); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	flag.Parse()
 	if *preview != "" {
 		if err := servePreview(); err != nil {

@@ -90,6 +90,12 @@ func (p *Portal) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// warm makes ready what else the first page and the first question to the API would wait for.
+func (p *Portal) warm() {
+	p.write(&header{h: http.Header{}}, http.StatusOK, "overview.html", overview{view: view{Lang: languages[0], Name: "overview"}})
+	p.api()
+}
+
 // route finds the handler. Where there is none, the answer is a page of ours, not the mux's line.
 func (p *Portal) route(w http.ResponseWriter, r *http.Request) {
 	none, pattern := p.mux.Handler(r)
@@ -97,18 +103,18 @@ func (p *Portal) route(w http.ResponseWriter, r *http.Request) {
 		p.mux.ServeHTTP(w, r)
 		return
 	}
-	found := &header{w: w}
+	found := &header{h: w.Header()}
 	none.ServeHTTP(found, r) // 404, or 405 with the header that says what is allowed
 	p.fail(w, r, found.code)
 }
 
 // A header takes in an answer's header and status alone.
 type header struct {
-	w    http.ResponseWriter
+	h    http.Header
 	code int
 }
 
-func (h *header) Header() http.Header         { return h.w.Header() }
+func (h *header) Header() http.Header         { return h.h }
 func (h *header) Write(b []byte) (int, error) { return len(b), nil }
 func (h *header) WriteHeader(code int)        { h.code = code }
 

@@ -10,7 +10,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"cloudlink.local/gateway/internal/machine"
 	"cloudlink.local/gateway/internal/network"
@@ -21,7 +25,7 @@ import (
 const Notices = "/usr/share/cloudlink/notices.txt.gz"
 
 const (
-	address    = ":80"            // every address of both families
+	port       = 80
 	maxHeader  = 16 << 10         // bytes of a request's header
 	maxBody    = 64 << 10         // bytes of a request's body; no page takes one yet
 	graceAtEnd = 2 * time.Second  // for answers under way when we are told to stop
@@ -37,9 +41,9 @@ func Run(ctx context.Context, ready func(), log *slog.Logger) error {
 	if err != nil {
 		log.Warn("version is unknown", "error", err) // the pages are needed all the more
 	}
-	ln, err := net.Listen("tcp", address)
+	ln, err := listen(ctx, port)
 	if err != nil {
-		return fmt.Errorf("open port 80: %w", err)
+		return err
 	}
 	return Serve(ctx, ln, ready, New(Config{
 		Release: rel,
@@ -48,6 +52,27 @@ func Run(ctx context.Context, ready func(), log *slog.Logger) error {
 		Notices: Notices,
 		Log:     log,
 	}))
+}
+
+// listen opens port on every address of both families, or of IPv4 where the kernel has no IPv6.
+// Left to itself package net would bind other ports first, to learn whether there is IPv6; the
+// sandbox forbids that, and package net would take it for a no.
+func listen(ctx context.Context, port uint16) (net.Listener, error) {
+	both := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var set error
+		err := c.Control(func(fd uintptr) {
+			set = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0)
+		})
+		return errors.Join(err, set)
+	}}
+	ln, err := both.Listen(ctx, "tcp6", fmt.Sprintf("[::]:%d", port))
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		ln, err = net.Listen("tcp4", fmt.Sprintf(":%d", port))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open port %d: %w", port, err)
+	}
+	return ln, nil
 }
 
 // Serve answers on ln, with bounds on what a client can hold, until ctx ends. It closes ln.
@@ -65,6 +90,9 @@ func Serve(ctx context.Context, ln net.Listener, ready func(), p *Portal) error 
 	go func() { ended <- srv.Serve(limit(ln)) }()
 	p.log.Info("serving", "address", ln.Addr().String())
 	ready() // connections wait in ln's backlog from now on
+	var warm sync.WaitGroup
+	defer warm.Wait()
+	warm.Go(p.warm) // while the network comes up
 	select {
 	case err := <-ended:
 		return fmt.Errorf("serve: %w", err)
