@@ -16,11 +16,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cloudlink.local/gateway/firmware/boards"
+	"cloudlink.local/gateway/firmware/flash"
 	"cloudlink.local/gateway/firmware/image"
 	"cloudlink.local/gateway/firmware/keys"
 	"cloudlink.local/gateway/firmware/run"
 	"cloudlink.local/gateway/internal/release"
 )
+
+// boardFolder holds a folder for each board.
+const boardFolder = "board"
 
 const usage = `usage: go run ./firmware COMMAND
 
@@ -76,6 +80,8 @@ func command(ctx context.Context, args []string) error {
 		return buildImage(ctx, root, args)
 	case "run":
 		return runImage(ctx, root, args)
+	case "flash":
+		return flashImage(ctx, root, args)
 	case "boards":
 		return listBoards(root, os.Stdout)
 	case "keys init":
@@ -136,7 +142,7 @@ func needBoard(root, board string) error {
 	if board != "" {
 		return nil
 	}
-	names, err := boards.List(filepath.Join(root, "board"))
+	names, err := boards.List(filepath.Join(root, boardFolder))
 	if err != nil {
 		return err
 	}
@@ -185,7 +191,7 @@ func runImage(ctx context.Context, root string, args []string) error {
 	if err := needBoard(root, *board); err != nil {
 		return err
 	}
-	b, err := boards.Load(filepath.Join(root, "board"), *board)
+	b, err := boards.Load(filepath.Join(root, boardFolder), *board)
 	if err != nil {
 		return err
 	}
@@ -199,8 +205,33 @@ func runImage(ctx context.Context, root string, args []string) error {
 	})
 }
 
+func flashImage(ctx context.Context, root string, args []string) error {
+	f := flag.NewFlagSet("flash", flag.ContinueOnError)
+	board := f.String("board", "", "the `board`'s name")
+	dev := f.String("dev", "", "the `disk` to write to, such as /dev/sdX; all on it is lost")
+	yes := f.Bool("yes", false, "do not ask")
+	if err := parse(f, args, 0, ""); err != nil {
+		return err
+	}
+	if err := needBoard(root, *board); err != nil {
+		return err
+	}
+	if *dev == "" {
+		return usageError("name the disk with -dev /dev/sdX (lsblk lists disks)")
+	}
+	b, err := boards.Load(filepath.Join(root, boardFolder), *board)
+	if err != nil {
+		return err
+	}
+	disk := filepath.Join(root, "build", b.Name, image.Disk)
+	if _, err := os.Stat(disk); err != nil {
+		return fmt.Errorf("%s is missing: go run ./firmware image -board %s builds it", disk, b.Name)
+	}
+	return flash.Write(ctx, disk, disk+".bmap", *dev, flash.Options{Yes: *yes, In: os.Stdin, Out: os.Stdout})
+}
+
 func listBoards(root string, w io.Writer) error {
-	dir := filepath.Join(root, "board")
+	dir := filepath.Join(root, boardFolder)
 	names, err := boards.List(dir)
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"cloudlink.local/gateway/firmware/debian"
+	"cloudlink.local/gateway/firmware/sbom"
 	"cloudlink.local/gateway/internal/release"
 )
 
@@ -46,9 +47,11 @@ func (b *builder) describe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return b.write(map[string][]byte{Lock: append(text, '\n')})
-}
-
-func (b *builder) notices(ctx context.Context) ([]byte, error) {
-	return compress([]byte("to come\n"))
+	files := map[string][]byte{Lock: append(text, '\n')}
+	if b.Init == "" {
+		if files[SBOM], err = sbom.Encode(b.release, b.components); err != nil {
+			return fmt.Errorf("write bill of materials: %w", err)
+		}
+	}
+	return b.write(files)
 }

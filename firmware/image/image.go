@@ -23,6 +23,8 @@ import (
 	"cloudlink.local/gateway/firmware/disk"
 	"cloudlink.local/gateway/firmware/grub"
 	"cloudlink.local/gateway/firmware/keys"
+	"cloudlink.local/gateway/firmware/notices"
+	"cloudlink.local/gateway/firmware/sbom"
 	"cloudlink.local/gateway/firmware/uki"
 	"cloudlink.local/gateway/initramfs"
 	"cloudlink.local/gateway/internal/boot/bootenv"
@@ -121,9 +123,9 @@ type builder struct {
 	tmp     string // the output folder to be
 	work    string // in tmp, for what is not kept
 
-	packages map[string]debian.Package // that went into the image
-	debs     map[string]string         // their files
-	lines    map[string]any            // of the lock
+	packages   map[string]debian.Package // that went into the image
+	debs       map[string]string         // their files
+	components []sbom.Component          // all that is in the image
 }
 
 // prepare checks all that can be checked before anything is made.
@@ -302,7 +304,14 @@ func (b *builder) initramfs(ctx context.Context) error {
 	if empty, err = compress(empty); err != nil {
 		return err
 	}
-	notices, err := b.notices(ctx)
+	var debs []sbom.Deb
+	for name, p := range b.packages {
+		debs = append(debs, sbom.Deb{Package: p, File: b.debs[name]})
+	}
+	if b.components, err = sbom.Collect(ctx, b.Root, debs); err != nil {
+		return err
+	}
+	notices, err := notices.Write(b.components)
 	if err != nil {
 		return err
 	}
@@ -468,7 +477,11 @@ func (b *builder) publish(inputs string) error {
 
 // complete says whether the output folder has every file.
 func (b *builder) complete() bool {
-	for _, f := range []string{Disk, Disk + ".gz", Disk + ".bmap", Lock, Loader, Initramfs, UKI, Signature, Manifest} {
+	files := []string{Disk, Disk + ".gz", Disk + ".bmap", Lock, Loader, Initramfs, UKI, Signature, Manifest}
+	if b.Init == "" {
+		files = append(files, SBOM)
+	}
+	for _, f := range files {
 		if _, err := os.Stat(filepath.Join(b.out, f)); err != nil {
 			return false
 		}
