@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -40,14 +41,10 @@ func runShell(ctx context.Context, shells []string, path string) error {
 	if err := setMode(file, cooked); err != nil {
 		return err
 	}
-	term := "vt220"
-	if strings.HasPrefix(filepath.Base(path), "tty") && strings.Trim(filepath.Base(path)[3:], "0123456789") == "" {
-		term = "linux"
-	}
 	cmd := exec.CommandContext(ctx, shell)
 	cmd.Args = []string{"-" + filepath.Base(shell)} // a login shell
 	cmd.Env = []string{
-		"PATH=/bin:/sbin:/usr/bin:/usr/sbin:/bbin", "HOME=/tmp", "TERM=" + term,
+		"PATH=/bin:/sbin:/usr/bin:/usr/sbin:/bbin", "HOME=/tmp", "TERM=" + termOf(path),
 		"ZONEINFO=" + os.Getenv("ZONEINFO"),
 	}
 	cmd.Dir = "/"
@@ -66,4 +63,14 @@ func runShell(ctx context.Context, shells []string, path string) error {
 		return nil // its last command's status is nobody's concern
 	}
 	return err
+}
+
+// termOf is what kind of terminal path is: the kernel's own screen, or who knows what at the end
+// of a line.
+func termOf(path string) string {
+	number, ok := strings.CutPrefix(filepath.Base(path), "tty")
+	if _, err := strconv.Atoi(number); ok && err == nil {
+		return "linux"
+	}
+	return "vt220"
 }

@@ -261,7 +261,7 @@ func (a *announcer) announce(v View, now time.Time) bool {
 	if !newURL && now.Sub(a.since) < settled && now.Sub(a.first) < unrest {
 		return false
 	}
-	if a.pause == 0 || now.Sub(a.printed) > maxPause {
+	if a.pause == 0 || now.Sub(a.printed) > 2*maxPause {
 		a.pause = minPause
 	} else {
 		a.pause = min(2*a.pause, maxPause)
