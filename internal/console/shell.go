@@ -42,7 +42,6 @@ func runShell(ctx context.Context, shells []string, path string) error {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, shell)
-	cmd.Args = []string{"-" + filepath.Base(shell)} // a login shell
 	cmd.Env = []string{
 		"PATH=/bin:/sbin:/usr/bin:/usr/sbin:/bbin", "HOME=/tmp", "TERM=" + termOf(path),
 		"ZONEINFO=" + os.Getenv("ZONEINFO"),
