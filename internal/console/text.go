@@ -36,7 +36,7 @@ var english = language{
 	severity: map[condition.Severity]string{
 		condition.Error: "ERROR", condition.Warning: "WARNING", condition.Info: "NOTE",
 	},
-	slot: "slot %s", noLink: "no link", noAddress: "no address yet", link: "link",
+	slot: "slot %s", noLink: "no link", noAddress: "no address yet", link: "connected",
 	noPort:    "none found",
 	noMachine: "Process 1 does not answer.", noNetwork: "The network service does not answer.",
 	waiting: "%s waits to be started again: %s", starting: "%s is starting", stopped: "%s is stopped",

@@ -73,6 +73,18 @@ func listPorts(isPort func(netlink.Link) bool) ([]port, error) {
 	return ports, nil
 }
 
+// switchOn brings a port up.
+func switchOn(name string) error {
+	link, err := netlink.LinkByName(name)
+	if err == nil {
+		err = netlink.LinkSetUp(link)
+	}
+	if err != nil {
+		return fmt.Errorf("switch port %s on: %w", name, err)
+	}
+	return nil
+}
+
 // speed is the link's in Mbit/s, 0 where the driver does not say.
 func speed(name string) int {
 	b, err := os.ReadFile("/sys/class/net/" + name + "/speed")

@@ -33,7 +33,8 @@ func Run(ctx context.Context, ready func(), log *slog.Logger) error {
 
 const (
 	tick    = 30 * time.Second       // looks again, whatever was overheard
-	settle  = 100 * time.Millisecond // at most one look in this time, however much changes
+	settle  = 100 * time.Millisecond // one look in this time, however much changes,
+	burst   = 10                     // but so many at once: a boot is a burst of changes
 	vendor  = "cloudlink-gateway"    // DHCP option 60
 	maxAsks = 16                     // at the same time, on our socket
 )
@@ -105,12 +106,13 @@ func (s *service) run(ctx context.Context, ready func()) error {
 	defer s.stopDHCP()
 	ready()
 
-	if err := errors.Join(setSysctls("all"), setSysctls("default")); err != nil {
+	if err := errors.Join(switchOn("lo"), setSysctls("all"), setSysctls("default")); err != nil {
 		s.log.Warn(err.Error())
 	}
-	var last time.Time
 	next := time.NewTimer(0)
 	defer next.Stop()
+	pending := true      // next is set for what has changed
+	var spaced time.Time // when all looks so far would be over, one in each settle
 	for {
 		select {
 		case <-ctx.Done():
@@ -122,15 +124,24 @@ func (s *service) run(ctx context.Context, ready func()) error {
 			if !ok {
 				return errors.New("watch ports: the kernel's events ended")
 			}
-			next.Reset(time.Until(last.Add(settle)))
+			if pending {
+				continue
+			}
+			pending = true
+			now := time.Now()
+			if spaced.Before(now) {
+				spaced = now
+			}
+			spaced = spaced.Add(settle)
+			next.Reset(spaced.Sub(now) - burst*settle)
 		case r := <-s.reports:
 			s.hear(r)
+			pending = true
 			next.Reset(0)
 		case <-next.C:
-			err := s.reconcile(ctx)
-			last = time.Now()
-			next.Reset(max(settle, s.due(last)))
-			s.complain(err)
+			pending = false
+			s.complain(s.reconcile(ctx))
+			next.Reset(max(settle, s.due(time.Now())))
 		}
 	}
 }
@@ -208,10 +219,7 @@ func (s *service) reconcile(ctx context.Context) error {
 			errs = append(errs, setSysctls(p.name))
 		}
 		if !p.up {
-			link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: p.index}}
-			if err := netlink.LinkSetUp(link); err != nil {
-				errs = append(errs, fmt.Errorf("switch port %s on: %w", p.name, err))
-			}
+			errs = append(errs, switchOn(p.name))
 		}
 	}
 	s.follow(ctx, ports, now)

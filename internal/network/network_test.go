@@ -475,8 +475,12 @@ func TestReportsIPv6AddressesOfTheKernel(t *testing.T) {
 func TestSetsTheKernelsSettings(t *testing.T) {
 	t.Parallel()
 	gw, _ := withCable(t)
+	gw.IP("link", "set", "lo", "down")
 	gw.start()
 	gw.await("the link", func(s Status) bool { return s.Ports[0].Link })
+	if lo := gw.IP("link", "show", "lo"); !strings.Contains(lo, ",UP") {
+		t.Errorf("loopback is %s", lo)
+	}
 	for _, s := range sysctls {
 		for _, port := range []string{"all", "default", "lan0"} {
 			path := "/proc/sys/net/" + strings.Replace(s.name, "*", port, 1)
