@@ -22,6 +22,7 @@ import (
 	"cloudlink.local/gateway/firmware/debian"
 	"cloudlink.local/gateway/firmware/disk"
 	"cloudlink.local/gateway/firmware/grub"
+	"cloudlink.local/gateway/firmware/kernel"
 	"cloudlink.local/gateway/firmware/keys"
 	"cloudlink.local/gateway/firmware/notices"
 	"cloudlink.local/gateway/firmware/sbom"
@@ -158,6 +159,11 @@ func prepare(ctx context.Context, o Options) (*builder, error) {
 			return nil, fmt.Errorf("%s is missing: %s", file.path, file.cure)
 		}
 	}
+	if o.Kernel == "" {
+		if err := checkKernel(o.Root); err != nil {
+			return nil, err
+		}
+	}
 	b.release = release.Release{Product: release.Product, Board: o.Board, Version: o.Version, BuildTime: o.BuildTime}
 	if b.release.Version == "" {
 		b.release.Version = gitVersion(ctx, o.Root)
@@ -172,6 +178,23 @@ func prepare(ctx context.Context, o Options) (*builder, error) {
 		return nil, err
 	}
 	return b, nil
+}
+
+// checkKernel wants the committed kernel to be the one that its lock describes.
+func checkKernel(root string) error {
+	file := filepath.Join(root, kernelPath)
+	l, err := kernel.ReadLock(filepath.Dir(file))
+	if err != nil {
+		return err
+	}
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if fmt.Sprintf("%x", sha256.Sum256(content)) != l.SHA256 {
+		return fmt.Errorf("%s is not the kernel that kernel.lock beside it describes: make kernel builds that one", file)
+	}
+	return nil
 }
 
 // checkOut refuses a folder that holds other things: it may be somebody's home.
