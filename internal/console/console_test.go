@@ -461,7 +461,7 @@ func TestKnowsTheKernelsScreens(t *testing.T) {
 
 func TestFindsTheKernelsConsoles(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{"tty0", "ttyAMA0", "hvc0"} {
+	for _, name := range []string{"tty1", "ttyAMA0", "hvc0"} {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -469,8 +469,8 @@ func TestFindsTheKernelsConsoles(t *testing.T) {
 	active := filepath.Join(dir, "active")
 	for content, want := range map[string]string{
 		"ttyAMA0\n":            "ttyAMA0",
-		"tty0 ttyAMA0\n":       "tty0 ttyAMA0",
-		"tty0 tty0 ttyS0 hvc0": "tty0 hvc0",
+		"tty0 ttyAMA0\n":       "tty1 ttyAMA0",
+		"tty0 tty1 ttyS0 hvc0": "tty1 hvc0",
 		"":                     "console",
 		"ttyS9\n":              "console",
 	} {

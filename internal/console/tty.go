@@ -12,12 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ttys lists the terminals that the kernel has for consoles. Among them tty0 is the screen that is
-// in front.
+// ttys lists the terminals that the kernel has for consoles.
 func ttys(active, dev string) []string {
 	b, _ := os.ReadFile(active) // without it there is still /dev/console
 	var list []string
 	for _, name := range strings.Fields(string(b)) {
+		if name == "tty0" { // whichever screen is in front; ours is the first, which process 1 gives to us
+			name = "tty1"
+		}
 		path := filepath.Join(dev, name)
 		if _, err := os.Stat(path); err == nil && !slices.Contains(list, path) {
 			list = append(list, path)
