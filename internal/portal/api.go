@@ -44,7 +44,6 @@ func (p *Portal) newAPI() http.Handler {
 	c.DocsPath = ""     // it would load scripts from elsewhere
 	c.SchemasPath = ""  // they are in the description
 	c.CreateHooks = nil // no "$schema" in every answer
-	huma.DefaultArrayNullable = false
 	api := humago.New(mux, c)
 	huma.Register(api, huma.Operation{
 		OperationID: "get-status", Method: http.MethodGet, Path: "/api/v1/status",
@@ -75,7 +74,7 @@ func (p *Portal) newAPI() http.Handler {
 		}
 		return out, nil
 	})
-	nameValues(c.Components.Schemas.Map())
+	describe(c.Components.Schemas.Map())
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		none, pattern := mux.Handler(r)
 		if pattern != "" {
@@ -88,8 +87,14 @@ func (p *Portal) newAPI() http.Handler {
 	})
 }
 
-// nameValues adds to the description what the types of the values do not say: their values.
-func nameValues(schemas map[string]*huma.Schema) {
+// describe adds to the description what types do not say: that no list is null, and which values
+// there are.
+func describe(schemas map[string]*huma.Schema) {
+	for _, s := range schemas {
+		for _, property := range s.Properties {
+			property.Nullable = property.Nullable && property.Items == nil
+		}
+	}
 	enum := func(schema, property string, values ...any) { schemas[schema].Properties[property].Enum = values }
 	enum("Condition", "severity", condition.Info, condition.Warning, condition.Error)
 	enum("Data", "state", "", machine.DataOK, machine.DataReplaced, machine.DataReadOnly, machine.DataMissing, machine.DataFailing)

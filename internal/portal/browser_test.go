@@ -1,12 +1,10 @@
 package portal
 
 import (
-	"bytes"
 	"context"
 	_ "embed"
 	"flag"
 	"fmt"
-	"image/png"
 	"log/slog"
 	"net"
 	"os"
@@ -39,8 +37,8 @@ const screenshots = "../../build/screenshots" // looked at by people
 //go:embed testdata/axe.min.js
 var axe string
 
-// browserTime is for one step of a page. It is there to end a test that hangs, not to measure.
-const browserTime = 2 * time.Minute
+// browserTime is for one tab. It is there to end a test that hangs, not to measure.
+const browserTime = 5 * time.Minute
 
 var browser struct {
 	once  sync.Once
@@ -329,15 +327,7 @@ func picture(t *testing.T, ctx context.Context, shot chromedp.Action[[]byte], pa
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := png.Decode(bytes.NewReader(b))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out bytes.Buffer
-	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&out, img); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, out.Bytes(), 0o666); err != nil {
+	if err := os.WriteFile(path, b, 0o666); err != nil {
 		t.Fatal(err)
 	}
 }

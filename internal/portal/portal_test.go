@@ -536,7 +536,11 @@ func TestVendored(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var list []struct{ Name, Version, License, Source, File, License_file, SHA256 string }
+	var list []struct {
+		Name, Version, License, Source, File, SHA256 string
+
+		LicenseFile string `json:"license_file"`
+	}
 	if err := json.Unmarshal(b, &list); err != nil {
 		t.Fatal(err)
 	}
@@ -552,7 +556,7 @@ func TestVendored(t *testing.T) {
 		if v.Name == "" || v.Version == "" || v.License == "" || !strings.Contains(v.Source, v.Name+"@"+v.Version) {
 			t.Errorf("%s: %+v", v.File, v)
 		}
-		named[v.File], named[v.License_file] = true, true
+		named[v.File], named[v.LicenseFile] = true, true
 	}
 	filepath.WalkDir("page/vendor", func(path string, d fs.DirEntry, err error) error {
 		if rel, _ := filepath.Rel("page", path); err == nil && !d.IsDir() && !named[filepath.ToSlash(rel)] {
@@ -703,6 +707,9 @@ func TestAPI(t *testing.T) {
 		}
 		if err := json.Unmarshal([]byte(description), &doc); err != nil || !strings.HasPrefix(doc.OpenAPI, "3.1") {
 			t.Fatalf("description: %v, OpenAPI %q", err, doc.OpenAPI)
+		}
+		if strings.Contains(description, `"null"`) {
+			t.Error("the description lets something be null")
 		}
 		for path, schema := range map[string]string{"/api/v1/status": "Status", "/api/v1/log": "Log", "/api/v1/log?boot=previous": "Log"} {
 			resp, body := get(t, p, path, "Accept-Language", "de")
