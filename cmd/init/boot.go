@@ -61,6 +61,7 @@ func later(ctx context.Context, st *state, disk *boot.Disk, tail *logring.Tail, 
 			log.Error(err.Error())
 		}
 	}
+	check(st.clock.Save())
 	if st.result().Lasting() && len(words.Lines) > 0 && tail.Save(true) == nil {
 		check(words.Forget()) // they are in the log on the data partition now
 	}

@@ -49,6 +49,7 @@ func main() {
 
 // run brings the machine up, supervises until somebody asks for its end, and takes it down.
 func run() boot.Ending {
+	began := uptime()
 	boot.IgnoreSignals()
 	ring := logring.New(256 << 10)
 	mounted := boot.MountAll(boot.Mounts)
@@ -84,7 +85,7 @@ func run() boot.Ending {
 	stopped := make(chan struct{})
 	go func() { sup.Run(supCtx); close(stopped) }()
 
-	st := newState(rel, clk, sup)
+	st := newState(began, rel, clk, sup)
 	tail := logring.NewTail(ring, logDir)
 	helpers.Go(func() { check(serve(ctx, st, ring, tail, requests, log)) })
 

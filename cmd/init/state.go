@@ -38,6 +38,7 @@ const (
 
 // A state is what process 1 tells of the machine.
 type state struct {
+	began   time.Duration // after the kernel's start
 	release release.Release
 	bootID  string
 	clock   *clock.Clock
@@ -50,8 +51,8 @@ type state struct {
 	notes  []condition.Condition // of the boot
 }
 
-func newState(rel release.Release, clk *clock.Clock, sup *supervise.Supervisor) *state {
-	st := &state{release: rel, clock: clk, sup: sup}
+func newState(began time.Duration, rel release.Release, clk *clock.Clock, sup *supervise.Supervisor) *state {
+	st := &state{began: began, release: rel, clock: clk, sup: sup}
 	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	st.bootID = strings.TrimSpace(string(id))
 	if rel.Keys == release.Development {
@@ -95,7 +96,7 @@ func (s *state) status() machine.Status {
 	}
 	st := machine.Status{
 		Release: s.release, Serial: s.serial, Slot: s.slot, BootID: s.bootID,
-		UptimeSeconds: uptime().Seconds(), Time: time.Now().UTC(),
+		UptimeSeconds: uptime().Seconds(), InitSeconds: s.began.Seconds(), Time: time.Now().UTC(),
 		Memory: memory(), Services: services,
 	}
 	var more []condition.Condition
@@ -177,6 +178,7 @@ func makeDirs(keys release.Keys) error {
 		os.Chown(runtimeDir, 0, socketGroup),
 		os.Chmod(runtimeDir, 0o770|fs.ModeSticky), // services make their sockets there, and leave each other's alone
 		os.MkdirAll(data.Dir, 0o755),
+		os.Chmod("/", 0o755), // the kernel makes it anybody's
 		os.MkdirAll(workDir, 0o700),
 	}
 	if keys != release.Development {

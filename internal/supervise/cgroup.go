@@ -34,12 +34,28 @@ func SetUpCgroups(root string) error {
 // A cgroup is the directory of a service's group.
 type cgroup string
 
-// open makes the group, sets its limits and returns a file descriptor for processes to be started
-// in it, -1 if there is none. It does what it can: an error may come with either.
-func (g cgroup) open(memory int64, processes int) (int, error) {
-	if err := os.Mkdir(string(g), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return -1, err
+// newGroup makes the group of a service's next process below root. It is a new one each time: a
+// process that is started right in a group whose cgroup.kill was ever used is killed as well (seen
+// with Linux 6.18; its kill_seq is compared with the parent's group's). Where the old one still
+// holds processes that take their time to die, the new one's name is longer.
+func newGroup(root, name string, run int) (cgroup, error) {
+	old, _ := filepath.Glob(filepath.Join(root, name+".*")) // the pattern is well-formed
+	for _, dir := range old {
+		unix.Rmdir(dir) // next time, then
 	}
+	dir := filepath.Join(root, name)
+	if err := unix.Rmdir(dir); err == unix.EBUSY {
+		dir = fmt.Sprintf("%s.%d", dir, run)
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return "", err
+	}
+	return cgroup(dir), nil
+}
+
+// open sets the group's limits and returns a file descriptor for processes to be started in it, -1
+// if there is none. It does what it can: an error may come with either.
+func (g cgroup) open(memory int64, processes int) (int, error) {
 	var errs []error
 	for name, value := range map[string]string{
 		"memory.max":       strconv.FormatInt(memory, 10),

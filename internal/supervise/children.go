@@ -21,7 +21,8 @@ type Children struct {
 	ends map[int]func(unix.WaitStatus)
 }
 
-// NewChildren returns the children of this process.
+// NewChildren returns the children of this process, whose main goroutine must be locked to its thread:
+// a service may be started from any other.
 func NewChildren() *Children {
 	return &Children{ends: map[int]func(unix.WaitStatus){}}
 }

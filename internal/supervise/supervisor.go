@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -63,6 +62,7 @@ type service struct {
 	since    time.Time // of state
 	due      time.Time // when a waiting service is started; zero: not yet asked for
 	run      int       // counts the starts, to tell an event of an earlier process
+	group    cgroup    // of that process
 	proc     child
 	output   *os.File
 	ready    *os.File
@@ -211,7 +211,12 @@ func (s *Supervisor) fail(sv *service, why string, ready time.Duration) {
 
 // launch starts a service's process.
 func (s *Supervisor) launch(sv *service) error {
-	groupFD, err := s.group(sv).open(sv.Memory, sv.Processes)
+	sv.run++
+	run, groupFD := sv.run, -1
+	var err error
+	if sv.group, err = newGroup(s.cgroups, sv.Name, run); err == nil {
+		groupFD, err = sv.group.open(sv.Memory, sv.Processes)
+	}
 	if err != nil { // better without limits than not at all
 		s.log.Warn("make service's group", "service", sv.Name, "error", err)
 	}
@@ -239,8 +244,6 @@ func (s *Supervisor) launch(sv *service) error {
 	if len(args) == 0 {
 		args = []string{"/proc/self/exe", sv.Name}
 	}
-	sv.run++
-	run := sv.run
 	attr := &syscall.ProcAttr{
 		Dir: "/",
 		Env: append([]string{
@@ -293,13 +296,11 @@ func (s *Supervisor) release(sv *service) {
 
 // kill ends all processes of a service.
 func (s *Supervisor) kill(sv *service) {
-	if err := s.group(sv).kill(); err != nil {
+	if err := sv.group.kill(); err != nil {
 		s.log.Warn("kill service's group", "service", sv.Name, "error", err)
 		sv.proc.signal(unix.SIGKILL)
 	}
 }
-
-func (s *Supervisor) group(sv *service) cgroup { return cgroup(filepath.Join(s.cgroups, sv.Name)) }
 
 // pipe returns a pipe whose reading end obeys deadlines and whose writing end blocks, as programs
 // expect of their output.
@@ -375,7 +376,7 @@ func (s *Supervisor) Status() []machine.Service {
 			Name: sv.Name, State: sv.state, PID: sv.proc.pid,
 			SinceSeconds: time.Since(sv.since).Seconds(),
 			Restarts:     sv.restarts, LastExit: sv.lastExit,
-			MemoryBytes: s.group(sv).memory(),
+			MemoryBytes: sv.group.memory(),
 		})
 	}
 	return list
