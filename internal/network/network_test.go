@@ -291,7 +291,7 @@ func TestRenewsAtTheServersT1AndOutlivesItsRestart(t *testing.T) {
 func TestTakesAnotherAddressWhenTheServersNetworkChanged(t *testing.T) {
 	t.Parallel()
 	gw, peer := withCable(t)
-	server := serve(t, peer, 5, "--dhcp-option=option:T1,10", "--dhcp-option=option:T2,12")
+	server := serve(t, peer, 5, "--dhcp-option=option:T1,10", "--dhcp-option=option:T2,14")
 	gw.start()
 	gw.awaitLease("10.5.0.0/24")
 	server.Stop()

@@ -102,7 +102,7 @@ func read(msg *dhcpv4.DHCPv4, old *Lease, sent time.Time) (*Lease, error) {
 	t2, ok2 := seconds(msg, dhcpv4.OptionRebindingTimeValue)
 	if ok1 && ok2 {
 		t1, t2 := time.Duration(t1)*time.Second, time.Duration(t2)*time.Second
-		if minTime/2 <= t1 && t1 < t2 && t2 < valid {
+		if minTime/4 <= t1 && t1 < t2 && t2 < valid {
 			renew, rebind = t1, t2
 		}
 	}
