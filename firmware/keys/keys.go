@@ -103,6 +103,9 @@ func Init(dir string, o Options) error {
 		return fmt.Errorf("make key set: %w", err)
 	}
 	// An empty folder gives way; one that somebody filled meanwhile does not.
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("make key set: %w", err)
+	}
 	if err := os.Rename(tmp, dir); err != nil {
 		return fmt.Errorf("make key set: %w", err)
 	}
