@@ -3,7 +3,6 @@ package testvm
 import (
 	"fmt"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"cloudlink.local/gateway/internal/condition"
@@ -48,29 +47,17 @@ func HasCondition(s portal.Status, id condition.ID) bool {
 	return false
 }
 
-// Shell opens the root shell of a development image on the serial console, runs one command line in
-// it and returns what it printed.
+// Shell runs one command line in the root shell of a development image and returns what it printed.
 func (vm *VM) Shell(command string) string {
 	vm.t.Helper()
-	if !vm.shell {
-		vm.console.skip()
-		vm.Type("\r")
-		vm.Expect(`(?i)root shell`)
-		vm.Type("9\r")
-		vm.Until("the shell answers", func() error {
-			vm.Type("echo shell is ready''\r")
-			_, err := vm.console.expect(readyLine, Patience/60)
-			return err
-		})
-		vm.shell = true
+	if vm.shell == nil {
+		vm.shell = &Shell{Console: vm.console, Keys: vm.machine.Console}
 	}
-	vm.commands++
-	// The quotes part the mark from its echo.
-	mark := fmt.Sprintf("command-%d", vm.commands)
-	vm.console.skip()
-	vm.Type(fmt.Sprintf("echo begin'-'%s; %s; echo end'-'%s\r", mark, command, mark))
-	out := vm.Expect(`(?s)begin-` + mark + `\n(.*?)end-` + mark + `\n`)[1]
-	return strings.TrimSpace(out)
+	out, err := vm.shell.Run(command)
+	if err != nil {
+		vm.t.Fatal(err)
+	}
+	return out
 }
 
 // SnakeoilKeys makes a key set whose Secure Boot key is Debian's snakeoil key, which the EDK2 of

@@ -3,7 +3,6 @@
 package testvm
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"sync"
 	"testing"
 	"time"
 
@@ -31,10 +29,8 @@ type VM struct {
 	config  qemu.Config
 	forward int
 	machine *qemu.Machine
-	console *console
-
-	shell    bool // the console is in the root shell
-	commands int  // run in it so far
+	console *qemu.Console
+	shell   *Shell // nil until it is opened
 }
 
 // Options change the machine from the usual one: EDK2 or U-Boot, 256 MB, one card on the
@@ -65,7 +61,7 @@ func New(t testing.TB, o Options) *VM {
 	if o.Firmware == "" {
 		o.Firmware = qemu.UBoot
 	}
-	vm := &VM{t: t, Disk: &Disk{t: t, path: disk}, console: newConsole()}
+	vm := &VM{t: t, Disk: &Disk{t: t, path: disk}, console: qemu.NewConsole()}
 	nics := o.NICs
 	if nics == nil && !o.NoNIC {
 		if vm.forward, err = qemu.FreePort(); err != nil {
@@ -82,7 +78,7 @@ func New(t testing.TB, o Options) *VM {
 			vm.PowerCut()
 		}
 		if t.Failed() {
-			t.Logf("console of %s:\n%s", o.Firmware, vm.console.tail(12000))
+			t.Logf("console of %s:\n%s", o.Firmware, vm.console.Tail(12000))
 		}
 	})
 	return vm
@@ -107,13 +103,13 @@ func (vm *VM) On() {
 		vm.t.Fatal(err)
 	}
 	vm.machine = m
-	go vm.console.read(m.Console) // ends when QEMU does
+	go vm.console.Follow(m.Console) // ends when QEMU does
 }
 
 // PowerCut kills the machine between two instructions.
 func (vm *VM) PowerCut() {
 	vm.machine.Kill()
-	vm.machine, vm.shell = nil, false
+	vm.machine, vm.shell = nil, nil
 }
 
 // WaitOff waits until the machine has switched itself off.
@@ -127,7 +123,7 @@ func (vm *VM) WaitOff() {
 	if err := vm.machine.Err(); err != nil {
 		vm.t.Fatalf("qemu: %v", err)
 	}
-	vm.machine, vm.shell = nil, false
+	vm.machine, vm.shell = nil, nil
 }
 
 // PowerButton presses the power button.
@@ -140,8 +136,8 @@ func (vm *VM) PowerButton() {
 
 // Reset is to be called after the machine has been made to restart by itself: the shell is gone.
 func (vm *VM) Reset() {
-	vm.shell = false
-	vm.console.skip()
+	vm.shell = nil
+	vm.console.Skip()
 }
 
 // Machine is the running QEMU.
@@ -151,7 +147,7 @@ func (vm *VM) Machine() *qemu.Machine { return vm.machine }
 // Expect has matched, and returns the match and its groups.
 func (vm *VM) Expect(pattern string) []string {
 	vm.t.Helper()
-	m, err := vm.console.expect(regexp.MustCompile(pattern), Patience)
+	m, err := vm.console.Expect(regexp.MustCompile(pattern), Patience)
 	if err != nil {
 		vm.t.Fatal(err)
 	}
@@ -159,7 +155,7 @@ func (vm *VM) Expect(pattern string) []string {
 }
 
 // Console returns all that the console has printed and no Expect has consumed yet.
-func (vm *VM) Console() string { return vm.console.rest() }
+func (vm *VM) Console() string { return vm.console.Rest() }
 
 // Type types on the console.
 func (vm *VM) Type(text string) {
@@ -221,80 +217,4 @@ func (vm *VM) Until(what string, try func() error) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-}
-
-// console keeps what a serial port has printed.
-type console struct {
-	mu      sync.Mutex
-	all     []byte
-	matched int           // all[:matched] has been consumed by expect
-	more    chan struct{} // closed and replaced when all grows
-}
-
-func newConsole() *console { return &console{more: make(chan struct{})} }
-
-func (c *console) read(r io.Reader) {
-	buf := make([]byte, 4096)
-	for {
-		n, err := r.Read(buf)
-		if n > 0 {
-			c.mu.Lock()
-			c.all = append(c.all, bytes.ReplaceAll(buf[:n], []byte("\r"), nil)...)
-			close(c.more)
-			c.more = make(chan struct{})
-			c.mu.Unlock()
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
-func (c *console) expect(re *regexp.Regexp, patience time.Duration) ([]string, error) {
-	timeout := time.After(patience)
-	for {
-		c.mu.Lock()
-		rest, more := c.all[c.matched:], c.more
-		if loc := re.FindSubmatchIndex(rest); loc != nil {
-			var groups []string
-			for i := 0; i < len(loc); i += 2 {
-				group := ""
-				if loc[i] >= 0 {
-					group = string(rest[loc[i]:loc[i+1]])
-				}
-				groups = append(groups, group)
-			}
-			c.matched += loc[1]
-			c.mu.Unlock()
-			return groups, nil
-		}
-		c.mu.Unlock()
-		select {
-		case <-more:
-		case <-timeout:
-			return nil, fmt.Errorf("the console does not print %q; it last printed:\n%s", re, c.tail(3000))
-		}
-	}
-}
-
-// readyLine is the shell's answer, not the echo of the command.
-var readyLine = regexp.MustCompile(`(?m)^shell is ready$`)
-
-// skip forgets what has been printed: what an Expect matches must come later.
-func (c *console) skip() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.matched = len(c.all)
-}
-
-func (c *console) rest() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return string(c.all[c.matched:])
-}
-
-func (c *console) tail(n int) []byte {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return bytes.Clone(c.all[max(0, len(c.all)-n):])
 }
