@@ -139,7 +139,7 @@ func listAddrs(now time.Time) ([]addr, error) {
 					a.expires = now.Add(time.Duration(valid) * time.Second)
 				}
 			case ifaProto:
-				a.ours = attr.Value[0] == protocol
+				a.ours = len(attr.Value) == 1 && attr.Value[0] == protocol
 			}
 		}
 		a.prefix = netip.PrefixFrom(ip, int(head.Prefixlen))

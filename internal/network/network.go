@@ -105,7 +105,11 @@ func (s *service) run(ctx context.Context, ready func()) error {
 	defer server.Close()
 	defer s.stopDHCP()
 	ready()
+	return s.keep(ctx, changed)
+}
 
+// keep keeps the ports as they should be until ctx ends, which is no error.
+func (s *service) keep(ctx context.Context, changed <-chan struct{}) error {
 	if err := errors.Join(switchOn("lo"), setSysctls("all"), setSysctls("default")); err != nil {
 		s.log.Warn(err.Error())
 	}
@@ -308,7 +312,11 @@ func (s *service) hear(r report) {
 	case r.lease == nil:
 		s.log.Warn("no address any more: asking every DHCP server", name)
 	case s.lease == nil || s.lease.Prefix != r.lease.Prefix || s.lease.Gateway != r.lease.Gateway:
-		s.log.Info(fmt.Sprintf("address %v, gateway %v, from DHCP server %v", r.lease.Prefix, r.lease.Gateway, r.lease.Server), name)
+		gateway := "no gateway"
+		if r.lease.Gateway.IsValid() {
+			gateway = "gateway " + r.lease.Gateway.String()
+		}
+		s.log.Info(fmt.Sprintf("address %v, %s, from DHCP server %v", r.lease.Prefix, gateway, r.lease.Server), name)
 	default:
 		s.log.Debug(fmt.Sprintf("DHCP server %v extended the lease of %v", r.lease.Server, r.lease.Prefix), name)
 	}
