@@ -134,8 +134,14 @@ func (c Config) args() ([]string, error) {
 	if c.ReadOnly {
 		readOnly = "on"
 	}
+	board := "virt"
+	if c.Firmware == UBoot {
+		// It hands the device tree on and knows no ACPI. With ACPI on, QEMU leaves the power button
+		// out of the tree.
+		board = "virt,acpi=off"
+	}
 	args := []string{
-		"-M", "virt", "-cpu", "cortex-a57", "-smp", strconv.Itoa(cpus), "-m", strconv.Itoa(memory),
+		"-M", board, "-cpu", "cortex-a57", "-smp", strconv.Itoa(cpus), "-m", strconv.Itoa(memory),
 		"-display", "none", "-monitor", "none", "-serial", "stdio", "-nodefaults",
 		"-qmp", "unix:" + filepath.Join(c.Dir, "qmp") + ",server=on,wait=off",
 		"-drive", "if=none,id=disk,format=raw,discard=unmap,file=" + c.Disk + ",readonly=" + readOnly,
