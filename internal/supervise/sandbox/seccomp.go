@@ -61,11 +61,12 @@ func arg(n uint32) uint32 { return offArgs + 8*n }
 
 // Verdicts.
 var (
-	allow   = bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}
-	forbid  = bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)}
-	unknown = bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)}
-	nowhere = bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.EAFNOSUPPORT)}
-	kill    = bpf.RetConstant{Val: unix.SECCOMP_RET_KILL_PROCESS}
+	allow      = bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}
+	forbid     = bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)}
+	unknown    = bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)}
+	noFamily   = bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.EAFNOSUPPORT)}
+	noProtocol = bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.EPROTONOSUPPORT)}
+	kill       = bpf.RetConstant{Val: unix.SECCOMP_RET_KILL_PROCESS}
 )
 
 // program returns the filter for a service that may open sockets of these families.
@@ -106,11 +107,17 @@ func program(families []uint32) []bpf.Instruction {
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.TIOCSTI, SkipTrue: 1},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: tioclinux, SkipTrue: 1},
 		forbid, allow)
-	body := []bpf.Instruction{bpf.LoadAbsolute{Off: arg(0), Size: 4}}
+	// Landlock's ports are those of TCP proper: net.Listen would try multipath TCP first.
+	body := []bpf.Instruction{
+		bpf.LoadAbsolute{Off: arg(2), Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.IPPROTO_MPTCP, SkipTrue: 1},
+		noProtocol,
+		bpf.LoadAbsolute{Off: arg(0), Size: 4},
+	}
 	for _, family := range families {
 		body = append(body, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: family, SkipTrue: 1}, allow)
 	}
-	add(unix.SYS_SOCKET, append(body, nowhere)...)
+	add(unix.SYS_SOCKET, append(body, noFamily)...)
 	return append(p, forbid)
 }
 
