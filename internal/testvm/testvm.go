@@ -92,6 +92,13 @@ func Boot(t testing.TB, o Options) *VM {
 	return vm
 }
 
+// In makes t, a subtest that shares the machine, the one that fails from now until its end.
+func (vm *VM) In(t testing.TB) {
+	outer := vm.t
+	vm.t, vm.Disk.t = t, t
+	t.Cleanup(func() { vm.t, vm.Disk.t = outer, outer })
+}
+
 // On switches the machine on.
 func (vm *VM) On() {
 	vm.t.Helper()
