@@ -110,13 +110,15 @@ func Clean(text string) string {
 	return cut(b.String(), MaxLine)
 }
 
-// cut shortens text to at most n bytes of whole characters.
+// cut shortens text to at most n bytes, between two characters.
 func cut(text string, n int) string {
 	if len(text) <= n {
 		return text
 	}
-	for n > 0 && !utf8.RuneStart(text[n]) {
-		n--
+	for end := n; end > n-utf8.UTFMax && end > 0; end-- {
+		if utf8.RuneStart(text[end]) {
+			return text[:end]
+		}
 	}
-	return text[:n]
+	return text[:n] // it is not UTF-8 at all
 }

@@ -40,9 +40,10 @@ func (r *Ring) Copy(source string, from io.Reader) {
 				budget--
 				level, text := parseLevel(line)
 				if !whole {
-					text = append(text[:min(len(text), MaxLine-len("…")):MaxLine], "…"...)
+					r.Add(source, level, cut(string(text), MaxLine-len("…"))+"…")
+				} else {
+					r.Add(source, level, string(text))
 				}
-				r.Add(source, level, string(text))
 			} else {
 				dropped++
 			}
