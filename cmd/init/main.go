@@ -50,7 +50,7 @@ func main() {
 // run brings the machine up, supervises until somebody asks for its end, and takes it down.
 func run() boot.Ending {
 	began := uptime()
-	boot.IgnoreSignals()
+	signals := boot.CatchSignals()
 	ring := logring.New(256 << 10)
 	mounted := boot.MountAll(boot.Mounts)
 	log := newLog(ring)
@@ -73,7 +73,7 @@ func run() boot.Ending {
 	ctx, stop := context.WithCancel(context.Background())
 	var helpers sync.WaitGroup // all that runs beside this, until stop
 	requests := make(chan boot.Request)
-	helpers.Go(func() { boot.Signals(ctx, requests) })
+	helpers.Go(func() { boot.Signals(ctx, signals, requests) })
 	helpers.Go(func() { boot.Buttons(ctx, "/dev/input", requests, log) })
 	helpers.Go(func() { check(ring.CopyKernel(ctx)) })
 

@@ -39,21 +39,23 @@ var signals = map[os.Signal]Request{
 	unix.SIGPWR:  {PowerOff, "signal SIGPWR"},
 }
 
-// IgnoreSignals ignores the signals by which a Go program ends, for process 1 must not.
-func IgnoreSignals() {
-	signal.Ignore(unix.SIGHUP, unix.SIGQUIT, unix.SIGABRT, unix.SIGTRAP, unix.SIGSTKFLT, unix.SIGSYS, unix.SIGPIPE)
+// CatchSignals has no signal end this process any more, and returns those that ask for something.
+func CatchSignals() <-chan os.Signal {
+	// Not ignored, which the services would inherit, but caught, and dropped.
+	signal.Notify(make(chan os.Signal), unix.SIGHUP, unix.SIGQUIT, unix.SIGABRT, unix.SIGTRAP, unix.SIGSTKFLT, unix.SIGSYS, unix.SIGPIPE)
+	caught := make(chan os.Signal, 4)
+	for sig := range signals {
+		signal.Notify(caught, sig)
+	}
+	return caught
 }
 
 // Signals sends on the requests that come as signals, until ctx ends.
-func Signals(ctx context.Context, requests chan<- Request) {
-	in := make(chan os.Signal, 4)
-	for sig := range signals {
-		signal.Notify(in, sig)
-	}
+func Signals(ctx context.Context, caught <-chan os.Signal, requests chan<- Request) {
 	unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF) // Ctrl-Alt-Del asks us; it fails where we are not process 1
 	for {
 		select {
-		case sig := <-in:
+		case sig := <-caught:
 			ask(ctx, requests, signals[sig])
 		case <-ctx.Done():
 			return

@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -116,7 +117,12 @@ func Parse(b []byte) (Env, error) {
 
 // ReadFile reads the block in the file at path.
 func ReadFile(path string) (Env, error) {
-	b, err := os.ReadFile(path)
+	f, err := os.Open(path)
+	if err != nil {
+		return Env{}, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, Size+1)) // a foreign file may be large
 	if err != nil {
 		return Env{}, err
 	}
