@@ -21,6 +21,7 @@ const (
 	currentLog  = "current.log"
 	previousLog = "previous.log"
 	maxFile     = 512 << 10 // bytes of one run's log on the data partition
+	soon        = 5 * time.Second // the first time: a boot that goes wrong may not last longer
 	every       = 30 * time.Second
 	gather      = time.Second // after an error, for what follows it
 )
@@ -52,14 +53,15 @@ func (t *Tail) Rotate() error {
 // Run saves new entries now and then, soon after an error, until ctx ends.
 // A full or failing disk only means that they stay in memory and are tried again.
 func (t *Tail) Run(ctx context.Context) {
-	tick := time.NewTicker(every)
-	defer tick.Stop()
+	next := time.NewTimer(soon)
+	defer next.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-next.C:
 			t.Save(false)
+			next.Reset(every)
 		case <-t.ring.urgent:
 			select {
 			case <-ctx.Done():
