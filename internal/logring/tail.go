@@ -20,7 +20,7 @@ import (
 const (
 	currentLog  = "current.log"
 	previousLog = "previous.log"
-	maxFile     = 512 << 10 // bytes of one run's log on the data partition
+	maxFile     = 512 << 10       // bytes of one run's log on the data partition
 	soon        = 5 * time.Second // the first time: a boot that goes wrong may not last longer
 	every       = 30 * time.Second
 	gather      = time.Second // after an error, for what follows it
