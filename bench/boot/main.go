@@ -120,27 +120,12 @@ func start(dir, image string, firmware qemu.Firmware, arrived func(ctx context.C
 // page waits for the portal's first page; the parts are what the gateway says of its own clock.
 func page(ctx context.Context, m *qemu.Machine, port int, s *sample) error {
 	go io.Copy(io.Discard, m.Console) // ends with QEMU
-	client := http.Client{Timeout: 300 * time.Millisecond, Transport: &http.Transport{DisableKeepAlives: true}}
 	url := fmt.Sprintf("http://127.0.0.1:%d", port)
-	for {
-		resp, err := client.Get(url + "/")
-		if err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				break
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("no page: %w", ctx.Err())
-		case <-m.Done():
-			return fmt.Errorf("the machine went off: %w", m.Err())
-		case <-time.After(10 * time.Millisecond):
-		}
+	if err := firstAnswer(ctx, m, url+"/"); err != nil {
+		return err
 	}
 	s.total = time.Since(m.Started).Seconds()
-	client.Timeout = 30 * time.Second
-	resp, err := client.Get(url + "/api/v1/status")
+	resp, err := http.Get(url + "/api/v1/status")
 	if err != nil {
 		return err
 	}
@@ -154,6 +139,46 @@ func page(ctx context.Context, m *qemu.Machine, port int, s *sample) error {
 	s.kernel = status.InitSeconds
 	s.up = s.total - s.loader - s.kernel
 	return nil
+}
+
+// firstAnswer returns when the page has been delivered once. A connection that was begun before the
+// guest has its address hangs for a while, so a new one is begun every 25 ms.
+func firstAnswer(ctx context.Context, m *qemu.Machine, url string) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	client := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	answered := make(chan struct{}, 1)
+	try := func() {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return
+		}
+		defer resp.Body.Close()
+		if _, err := io.Copy(io.Discard, resp.Body); err == nil && resp.StatusCode == http.StatusOK {
+			select {
+			case answered <- struct{}{}:
+			default:
+			}
+		}
+	}
+	tick := time.NewTicker(25 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-answered:
+			return nil
+		case <-tick.C:
+			go try() // ends after a second
+		case <-m.Done():
+			return fmt.Errorf("the machine went off: %w", m.Err())
+		case <-ctx.Done():
+			return fmt.Errorf("no page: %w", ctx.Err())
+		}
+	}
 }
 
 func nothingUp(_ context.Context, m *qemu.Machine, _ int, s *sample) error {

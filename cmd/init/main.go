@@ -99,11 +99,11 @@ func run() boot.Ending {
 		helpers.Go(func() { wd.Run(ctx, alive, log) })
 	}
 
-	sup.Start("console") // it shows what else comes up, or does not
+	sup.Start("network", "portal") // the owner waits for these; they need no data partition to begin with
 	disk := openData(ctx, st, log)
 	check(clk.Resume(clockFile))
-	check(makeDataDirs(rows))
-	sup.Start(names(rows)...)
+	check(makeDataDirs())
+	sup.Start("console")
 	booted.Store(true)
 	check(st.findSerial())
 

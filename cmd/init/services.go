@@ -32,19 +32,10 @@ const (
 	consoleUser = 103
 )
 
-// services is the one table of services, in the order in which they are started.
+// services is the one table of services, in the order in which they are started: the owner waits for
+// the address and the page.
 func services(keys release.Keys) []row {
 	rows := []row{
-		{
-			Spec: supervise.Spec{Name: "console", User: consoleUser, Memory: 96 << 20, Processes: 64, OOMScore: 300},
-			rules: sandbox.Rules{
-				Read:    []string{"/etc", "/usr/share", "/proc", "/sys"},
-				Write:   []string{"/data/console"},
-				Devices: []string{"/dev"}, // those of its user
-				Sockets: []uint32{unix.AF_UNIX},
-			},
-			run: console.Run,
-		},
 		{
 			Spec: supervise.Spec{
 				Name: "network", User: networkUser, Memory: 48 << 20, Processes: 64, OOMScore: -200,
@@ -52,7 +43,7 @@ func services(keys release.Keys) []row {
 			},
 			rules: sandbox.Rules{
 				Read:    []string{"/etc", "/usr/share", "/proc", "/sys"},
-				Write:   []string{runtimeDir, "/data/network", "/proc/sys/net"},
+				Write:   []string{runtimeDir, "/proc/sys/net"},
 				Sockets: []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK, unix.AF_PACKET},
 			},
 			run: network.Run,
@@ -64,15 +55,23 @@ func services(keys release.Keys) []row {
 			},
 			rules: sandbox.Rules{
 				Read:    []string{"/etc", "/usr/share", "/proc", "/sys/class/net"},
-				Write:   []string{"/data/portal"},
 				Listen:  []uint16{80},
 				Sockets: []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK},
 			},
 			run: portal.Run,
 		},
+		{
+			Spec: supervise.Spec{Name: "console", User: consoleUser, Memory: 96 << 20, Processes: 64, OOMScore: 300},
+			rules: sandbox.Rules{
+				Read:    []string{"/etc", "/usr/share", "/proc", "/sys"},
+				Devices: []string{"/dev"}, // those of its user
+				Sockets: []uint32{unix.AF_UNIX},
+			},
+			run: console.Run,
+		},
 	}
 	if keys == release.Development { // its console has a root shell
-		console := &rows[0]
+		console := &rows[len(rows)-1]
 		console.User, console.Caps, console.rules = 0, supervise.AllCaps(), sandbox.Rules{Open: true}
 	}
 	for i := range rows {

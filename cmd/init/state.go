@@ -196,17 +196,11 @@ func makeDirs(keys release.Keys) error {
 	return nil
 }
 
-// makeDataDirs makes every service's own directory on the data partition.
-func makeDataDirs(rows []row) error {
-	var errs []error
-	own := func(dir string, user int) {
-		errs = append(errs, os.MkdirAll(dir, 0o700), os.Chown(dir, user, user), os.Chmod(dir, 0o700))
-	}
-	errs = append(errs, os.Chmod(data.Dir, 0o755))
-	own(ownDir, 0)
-	own(logDir, 0)
-	for _, r := range rows {
-		own(filepath.Join(data.Dir, r.Name), int(r.User))
+// makeDataDirs makes process 1's own directories on the data partition.
+func makeDataDirs() error {
+	errs := []error{os.Chmod(data.Dir, 0o755)}
+	for _, dir := range []string{ownDir, logDir} {
+		errs = append(errs, os.MkdirAll(dir, 0o700), os.Chown(dir, 0, 0), os.Chmod(dir, 0o700))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("make directories for data: %w", err)

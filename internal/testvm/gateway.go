@@ -18,7 +18,7 @@ func (vm *VM) Status() portal.Status {
 	return s
 }
 
-// WaitUp waits until every service runs and the portal says so.
+// WaitUp waits until every service runs, the data partition is open and the portal says so.
 func (vm *VM) WaitUp() portal.Status {
 	vm.t.Helper()
 	var s portal.Status
@@ -29,8 +29,8 @@ func (vm *VM) WaitUp() portal.Status {
 				return fmt.Errorf("%s is %s (%s)", service.Name, service.State, service.LastExit)
 			}
 		}
-		if len(s.Services) == 0 {
-			return fmt.Errorf("no service yet")
+		if len(s.Services) == 0 || s.Data.State == "" || len(s.Ports) == 0 {
+			return fmt.Errorf("not all is known yet: %+v", s)
 		}
 		return nil
 	})

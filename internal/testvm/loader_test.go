@@ -2,6 +2,7 @@ package testvm_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -60,7 +61,7 @@ func (l loader) new(t *testing.T) *testvm.VM {
 }
 
 // slot waits until the system is up and says which slot it was loaded from.
-func slot(vm *testvm.VM) string { return vm.Status().Slot }
+func slot(vm *testvm.VM) string { return vm.WaitUp().Slot }
 
 func expectSlot(t *testing.T, vm *testvm.VM, want string) {
 	t.Helper()
@@ -211,7 +212,10 @@ func (l loader) unsigned(t *testing.T) {
 
 func hasCondition(t *testing.T, vm *testvm.VM, want condition.ID) {
 	t.Helper()
-	if s := vm.Status(); !testvm.HasCondition(s, want) {
-		t.Errorf("the owner is not told %s, only %+v", want, s.Conditions)
-	}
+	vm.Until("the owner is told "+string(want), func() error {
+		if s := vm.Status(); !testvm.HasCondition(s, want) {
+			return fmt.Errorf("only of %+v", s.Conditions)
+		}
+		return nil
+	})
 }

@@ -19,7 +19,7 @@ import (
 
 // Patience is how long a VM may take for one thing that it is waited for. It bounds a hung test; it
 // is no figure: two cores that emulate arm64 beside other work can be slow.
-const Patience = 3 * time.Minute
+const Patience = 100 * time.Second
 
 // A VM is one machine with one disk, from its first start to the end of its test.
 type VM struct {
