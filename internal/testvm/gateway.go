@@ -50,14 +50,27 @@ func HasCondition(s portal.Status, id condition.ID) bool {
 // Shell runs one command line in the root shell of a development image and returns what it printed.
 func (vm *VM) Shell(command string) string {
 	vm.t.Helper()
-	if vm.shell == nil {
-		vm.shell = &Shell{Console: vm.console, Keys: vm.machine.Console}
-	}
-	out, err := vm.shell.Run(command)
+	out, err := vm.openShell().Run(command)
 	if err != nil {
 		vm.t.Fatal(err)
 	}
 	return out
+}
+
+// ShellEnds runs a command line that makes the machine restart.
+func (vm *VM) ShellEnds(command string) {
+	vm.t.Helper()
+	if err := vm.openShell().Send(command); err != nil {
+		vm.t.Fatal(err)
+	}
+	vm.shell = nil
+}
+
+func (vm *VM) openShell() *Shell {
+	if vm.shell == nil {
+		vm.shell = &Shell{Console: vm.console, Keys: vm.machine.Console}
+	}
+	return vm.shell
 }
 
 // SnakeoilKeys makes a key set whose Secure Boot key is Debian's snakeoil key, which the EDK2 of

@@ -231,8 +231,7 @@ func TestGateway(t *testing.T) {
 	})
 	step("Ctrl-Alt-Del restarts it", func(t *testing.T) {
 		before := vm.Status().BootID
-		vm.Shell("kill -2 1")
-		vm.Reset()
+		vm.ShellEnds("kill -2 1")
 		vm.Until("it is another run", func() error {
 			if s := vm.Status(); s.BootID == before {
 				return fmt.Errorf("still %s", before)
@@ -242,8 +241,7 @@ func TestGateway(t *testing.T) {
 	})
 	step("a process 1 that stops making progress is reset by the watchdog", func(t *testing.T) {
 		before := vm.WaitUp().BootID
-		vm.Shell("mkdir /sys/fs/cgroup/stop && echo 1 > /sys/fs/cgroup/stop/cgroup.procs && echo 1 > /sys/fs/cgroup/stop/cgroup.freeze")
-		vm.Reset()
+		vm.ShellEnds("mkdir /sys/fs/cgroup/stop && echo 1 > /sys/fs/cgroup/stop/cgroup.procs && echo 1 > /sys/fs/cgroup/stop/cgroup.freeze")
 		vm.Until("it is another run", func() error {
 			status, _, err := vm.TryGet("/")
 			if err == nil && status == http.StatusOK && vm.Status().BootID == before {
@@ -280,16 +278,15 @@ func TestDataPartition(t *testing.T) {
 	zero := make([]byte, 1<<20)
 	garbage := bytes.Repeat([]byte("not a file system. "), 1<<16)
 	for _, c := range []struct {
-		name   string
-		harm   func(d *testvm.Disk)
-		opts   testvm.Options
-		state  machine.DataState
-		told   condition.ID // "" for nothing
-		stays  bool         // after the next start it is just as it was, and told again
-		silent bool
+		name  string
+		grown bool // to a size that has a second superblock
+		harm  func(d *testvm.Disk)
+		opts  testvm.Options
+		state machine.DataState
+		told  condition.ID // "" for nothing
 	}{
-		{name: "full", harm: func(d *testvm.Disk) { d.FillData() }, state: machine.DataOK, told: condition.DataFull, stays: true},
-		{name: "its first superblock torn", harm: func(d *testvm.Disk) { d.Overwrite("data", 1024, garbage[:1024]) }, state: machine.DataOK},
+		{name: "full", harm: func(d *testvm.Disk) { d.FillData() }, state: machine.DataOK, told: condition.DataFull},
+		{name: "its first superblock torn", grown: true, opts: testvm.Options{Size: 1 << 30}, harm: func(d *testvm.Disk) { d.Overwrite("data", 1024, garbage[:1024]) }, state: machine.DataOK},
 		{name: "zeroed", harm: func(d *testvm.Disk) {
 			_, size := d.Partition("data")
 			for off := int64(0); off+int64(len(zero)) <= size; off += int64(len(zero)) {
@@ -302,12 +299,24 @@ func TestDataPartition(t *testing.T) {
 				d.Overwrite("data", off, garbage)
 			}
 		}, state: machine.DataReplaced, told: condition.DataReplaced},
-		{name: "missing", harm: func(d *testvm.Disk) { d.DeletePartition("data") }, state: machine.DataMissing, told: condition.DataMissing, stays: true},
-		{name: "read-only", opts: testvm.Options{ReadOnly: true}, state: machine.DataReadOnly, told: condition.DataReadOnly, stays: true},
+		{name: "missing", harm: func(d *testvm.Disk) { d.DeletePartition("data") }, state: machine.DataMissing, told: condition.DataMissing},
+		{name: "read-only", opts: testvm.Options{ReadOnly: true}, state: machine.DataReadOnly, told: condition.DataReadOnly},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			c.opts.Image = gatewayImage(t)
 			vm := testvm.New(t, c.opts)
+			if c.grown {
+				vm.On()
+				vm.Until("it has grown", func() error {
+					if s := vm.Status().Data; s.SizeBytes < c.opts.Size/2 {
+						return fmt.Errorf("%+v", s)
+					}
+					return nil
+				})
+				vm.PowerButton()
+				vm.WaitOff()
+			}
 			if c.harm != nil {
 				c.harm(vm.Disk)
 			}

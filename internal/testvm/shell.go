@@ -32,6 +32,21 @@ func (s *Shell) Run(command string) (string, error) {
 			return "", err
 		}
 	}
+	return s.run(command)
+}
+
+// Send opens the shell if need be and types a command line whose end is not seen: it takes the
+// machine down.
+func (s *Shell) Send(command string) error {
+	if !s.open {
+		if err := s.enter(); err != nil {
+			return err
+		}
+	}
+	return s.typeKeys(command + "\r")
+}
+
+func (s *Shell) run(command string) (string, error) {
 	s.commands++
 	mark := fmt.Sprintf("command-%d", s.commands)
 	s.Console.Skip()

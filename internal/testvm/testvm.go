@@ -141,12 +141,6 @@ func (vm *VM) PowerButton() {
 	}
 }
 
-// Reset is to be called after the machine has been made to restart by itself: the shell is gone.
-func (vm *VM) Reset() {
-	vm.shell = nil
-	vm.console.Skip()
-}
-
 // Machine is the running QEMU.
 func (vm *VM) Machine() *qemu.Machine { return vm.machine }
 
