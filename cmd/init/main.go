@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"runtime"
 	"strings"
@@ -21,6 +22,7 @@ import (
 	"cloudlink.local/gateway/internal/logring"
 	"cloudlink.local/gateway/internal/release"
 	"cloudlink.local/gateway/internal/supervise"
+	"cloudlink.local/gateway/internal/supervise/sandbox"
 	"cloudlink.local/gateway/internal/supervise/service"
 	"cloudlink.local/gateway/internal/supervise/watchdog"
 )
@@ -64,33 +66,29 @@ func run() boot.Ending {
 	check(err)
 	clk, err := clock.Set(rel.BuildTime, "/dev/rtc0")
 	check(err)
-	check(boot.Harden("/proc/sys"))
-	check(supervise.SetUpCgroups(supervise.CgroupRoot))
 	check(makeDirs(rel.Keys))
-	check(boot.Seal())
-	log.Info("process 1 is up", "version", rel.Version, "board", rel.Board, "time", time.Now().UTC().Format(time.RFC3339), "clock", clk.Source())
+	check(supervise.SetUpCgroups(supervise.CgroupRoot))
 
 	ctx, stop := context.WithCancel(context.Background())
 	var helpers sync.WaitGroup // all that runs beside this, until stop
-	requests := make(chan boot.Request)
-	helpers.Go(func() { boot.Signals(ctx, signals, requests) })
-	helpers.Go(func() { boot.Buttons(ctx, "/dev/input", requests, log) })
-	helpers.Go(func() { check(ring.CopyKernel(ctx)) })
-
-	rows := services(rel.Keys)
 	children := supervise.NewChildren()
 	helpers.Go(func() { children.Reap(ctx) })
-	sup := supervise.New(children, specs(rows), supervise.CgroupRoot, ring, log)
+	sup := supervise.New(children, specs(services(rel.Keys), log), supervise.CgroupRoot, ring, log)
 	supCtx, stopServices := context.WithCancel(ctx)
 	stopped := make(chan struct{})
 	go func() { sup.Run(supCtx); close(stopped) }()
+	sup.Start("network", "portal") // the owner waits for these; they need no data partition to begin with
 
+	check(boot.Harden("/proc/sys"))
+	check(boot.Seal())
+	log.Info("process 1 is up", "version", rel.Version, "board", rel.Board, "time", time.Now().UTC().Format(time.RFC3339), "clock", clk.Source())
 	st := newState(began, rel, clk, sup)
 	tail := logring.NewTail(ring, logDir)
+	requests := make(chan boot.Request)
 	helpers.Go(func() { check(serve(ctx, st, ring, tail, requests, log)) })
-
+	helpers.Go(func() { boot.Signals(ctx, signals, requests) })
 	var booted atomic.Bool
-	wd, err := watchdog.Open(watchdog.Device)
+	wd, err := watchdog.Open("/dev/" + watchdog.Find("/sys"))
 	if err != nil {
 		log.Warn(err.Error())
 		st.note(condition.New(condition.NoWatchdog))
@@ -99,13 +97,16 @@ func run() boot.Ending {
 		helpers.Go(func() { wd.Run(ctx, alive, log) })
 	}
 
-	sup.Start("network", "portal") // the owner waits for these; they need no data partition to begin with
+	check(boot.MountAll(boot.MoreMounts))
 	disk := openData(ctx, st, log)
 	check(clk.Resume(clockFile))
 	check(makeDataDirs())
 	sup.Start("console")
 	booted.Store(true)
 	check(st.findSerial())
+	check(supervise.JoinCgroup(supervise.CgroupRoot))
+	helpers.Go(func() { boot.Buttons(ctx, "/dev/input", requests, log) })
+	helpers.Go(func() { check(ring.CopyKernel(ctx)) })
 
 	check(tail.Rotate())
 	words := lastRun(st, wd != nil && wd.ResetLast(), ring, log)
@@ -147,9 +148,18 @@ func names(rows []row) []string {
 	return list
 }
 
-func specs(rows []row) []supervise.Spec {
+// specs returns how the services are run, each shut in by its rules.
+func specs(rows []row, log *slog.Logger) []supervise.Spec {
 	var list []supervise.Spec
 	for _, r := range rows {
+		r.Confine = func() error {
+			err := r.rules.Confine()
+			if tooOld := (sandbox.TooOld{}); errors.As(err, &tooOld) {
+				log.Warn(err.Error(), "service", r.Name)
+				return nil
+			}
+			return err
+		}
 		list = append(list, r.Spec)
 	}
 	return list

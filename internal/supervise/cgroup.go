@@ -14,19 +14,27 @@ import (
 // CgroupRoot is where the unified hierarchy is mounted.
 const CgroupRoot = "/sys/fs/cgroup"
 
-// SetUpCgroups moves this process into a group of its own below root and lets the services' groups
-// have limits. What the kernel does not offer is left out, and named in the error.
+// SetUpCgroups lets the services' groups below root have limits. What the kernel does not offer is
+// left out, and named in the error.
 func SetUpCgroups(root string) error {
+	control := filepath.Join(root, "cgroup.subtree_control")
+	if write(control, "+memory +pids") == nil {
+		return nil
+	}
+	if err := errors.Join(write(control, "+memory"), write(control, "+pids")); err != nil {
+		return fmt.Errorf("set up cgroups: %w", err)
+	}
+	return nil
+}
+
+// JoinCgroup moves this process into a group of its own below root, where its memory is counted.
+func JoinCgroup(root string) error {
 	own := filepath.Join(root, "init")
 	if err := os.Mkdir(own, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("set up cgroups: %w", err)
+		return fmt.Errorf("join own cgroup: %w", err)
 	}
-	errs := []error{write(filepath.Join(own, "cgroup.procs"), "0")}
-	for _, controller := range []string{"+memory", "+pids"} {
-		errs = append(errs, write(filepath.Join(root, "cgroup.subtree_control"), controller))
-	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("set up cgroups: %w", err)
+	if err := write(filepath.Join(own, "cgroup.procs"), "0"); err != nil {
+		return fmt.Errorf("join own cgroup: %w", err)
 	}
 	return nil
 }
@@ -77,6 +85,9 @@ func (g cgroup) kill() error { return write(filepath.Join(string(g), "cgroup.kil
 
 // memory returns the bytes that the group uses, 0 where the kernel does not count.
 func (g cgroup) memory() int64 {
+	if g == "" { // there is none yet
+		return 0
+	}
 	b, err := os.ReadFile(filepath.Join(string(g), "memory.current"))
 	if err != nil {
 		return 0

@@ -34,21 +34,28 @@ type child struct {
 	pidfd int
 }
 
-// start runs argv with attr, and no more privileges than keep and what attr gives it. When it has
-// ended, ended is called once, on Reap's goroutine.
-func (c *Children) start(argv []string, attr *syscall.ProcAttr, keep Caps, ended func(unix.WaitStatus)) (child, error) {
+// start runs argv with attr, and no more privileges than keep and what attr gives it, from a thread
+// on which confine, if there is one, was called. When it has ended, ended is called once, on Reap's
+// goroutine.
+func (c *Children) start(argv []string, attr *syscall.ProcAttr, keep Caps, confine func() error, ended func(unix.WaitStatus)) (child, error) {
 	type result struct {
 		child
 		err error
 	}
 	done := make(chan result)
 	go func() {
-		// A thread's bounding set and its "no new privileges" pass to the process that it
-		// forks and cannot be had back: they are set on a thread that ends with this goroutine.
+		// A thread's bounding set, its "no new privileges" and its confinement pass to the process that
+		// it forks and cannot be had back: they are set on a thread that ends with this goroutine.
 		runtime.LockOSThread()
 		if err := keep.bound(); err != nil {
 			done <- result{err: err}
 			return
+		}
+		if confine != nil {
+			if err := confine(); err != nil {
+				done <- result{err: fmt.Errorf("shut it in: %w", err)}
+				return
+			}
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()

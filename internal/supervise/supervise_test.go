@@ -199,6 +199,8 @@ func (b *bench) output(source string) string {
 
 func TestAServiceRunsWithWhatItsSpecGivesAndNoMore(t *testing.T) {
 	s := spec("who")
+	var confined int
+	s.Confine = func() error { confined = unix.Gettid(); return nil }
 	s.Groups, s.Caps = []uint32{65100}, Caps{unix.CAP_NET_ADMIN, unix.CAP_NET_BIND_SERVICE}
 	b := start(t, s)
 	b.await(t, "who", machine.Running)
@@ -217,6 +219,10 @@ func TestAServiceRunsWithWhatItsSpecGivesAndNoMore(t *testing.T) {
 	if _, err := os.Stat("/proc/" + strconv.Itoa(b.service("who").PID)); err != nil {
 		t.Error(err)
 	}
+	testroot.Until(t, "the thread that started it is gone", func() bool {
+		_, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", confined))
+		return confined != 0 && err != nil
+	})
 	own, err := os.ReadFile("/proc/self/status")
 	if err != nil || !strings.Contains(string(own), "NoNewPrivs:\t0") || strings.Contains(string(own), "CapBnd:\t"+caps) {
 		t.Errorf("process 1 has lost privileges itself: %v\n%s", err, own)
@@ -380,7 +386,7 @@ func TestEveryChildIsReapedOnceWithItsOwnStatus(t *testing.T) {
 				if i%2 == 0 {
 					script = "(exit 99) & " + script
 				}
-				c, err := children.start([]string{"/bin/sh", "-c", script}, attr, AllCaps(), func(s unix.WaitStatus) {
+				c, err := children.start([]string{"/bin/sh", "-c", script}, attr, AllCaps(), nil, func(s unix.WaitStatus) {
 					mu.Lock()
 					defer mu.Unlock()
 					got[want] = append(got[want], s.ExitStatus())

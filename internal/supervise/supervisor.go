@@ -30,7 +30,8 @@ type Spec struct {
 	Processes int   // most processes and threads
 	OOMScore  int   // -1000 to 1000: who goes first when memory runs out
 	Env       []string
-	Args      []string // the program; this one with the service's name if empty
+	Confine   func() error // is called on the thread from which a process is started, just before
+	Args      []string     // the program; this one with the service's name if empty
 }
 
 // A Supervisor runs services. It is made by New, works in Run, and is asked by Status.
@@ -41,6 +42,7 @@ type Supervisor struct {
 	cgroups  string // where the services' groups are made
 
 	events   chan event
+	wake     chan struct{} // has one element after Start
 	ended    chan struct{} // closed when Run has ended
 	hurry    chan struct{} // closed when there is no time for an orderly stop
 	hurryUp  func()
@@ -48,7 +50,7 @@ type Supervisor struct {
 	start    time.Time
 	copies   sync.WaitGroup // of the services' output
 
-	mu       sync.Mutex // guards the services' fields
+	mu       sync.Mutex // guards the services' fields, which only Run and Start change
 	services []*service
 }
 
@@ -76,7 +78,7 @@ type service struct {
 type event struct {
 	service *service
 	run     int
-	what    string // "start", "ready" or "end"
+	what    string // "ready" or "end"
 	status  unix.WaitStatus
 }
 
@@ -84,7 +86,7 @@ type event struct {
 func New(children *Children, specs []Spec, cgroups string, ring *logring.Ring, log *slog.Logger) *Supervisor {
 	s := &Supervisor{
 		children: children, ring: ring, log: log, cgroups: cgroups,
-		events: make(chan event), ended: make(chan struct{}), hurry: make(chan struct{}),
+		events: make(chan event), wake: make(chan struct{}, 1), ended: make(chan struct{}), hurry: make(chan struct{}),
 		start: time.Now(),
 	}
 	s.hurryUp = sync.OnceFunc(func() { close(s.hurry) })
@@ -94,12 +96,18 @@ func New(children *Children, specs []Spec, cgroups string, ring *logring.Ring, l
 	return s
 }
 
-// Start starts the services of these names. Run must be under way.
+// Start has Run start the services of these names.
 func (s *Supervisor) Start(names ...string) {
+	s.mu.Lock()
 	for _, sv := range s.services {
-		if slices.Contains(names, sv.Name) {
-			s.send(event{service: sv, what: "start"})
+		if sv.state == machine.Waiting && sv.due.IsZero() && slices.Contains(names, sv.Name) {
+			sv.due = time.Now()
 		}
+	}
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default: // it is about to look anyway
 	}
 }
 
@@ -133,6 +141,7 @@ func (s *Supervisor) Run(ctx context.Context) {
 		select {
 		case e := <-s.events:
 			s.handle(e)
+		case <-s.wake:
 		case <-due.C:
 		case <-tick.C:
 		case <-ctx.Done():
@@ -144,45 +153,50 @@ func (s *Supervisor) Run(ctx context.Context) {
 
 // step does what is due, and returns how long until more is.
 func (s *Supervisor) step(now time.Time) (wait time.Duration, any bool) {
+	for _, sv := range s.services {
+		if s.overdue(sv, now) {
+			if err := s.launch(sv); err != nil { // without the lock: others want to know how it goes meanwhile
+				s.log.Error("start service", "service", sv.Name, "error", err)
+				s.mu.Lock()
+				s.fail(sv, err.Error(), 0)
+				s.mu.Unlock()
+			}
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, sv := range s.services {
-		if sv.state == machine.Starting && !sv.killed && now.Sub(sv.since) >= startLimit {
-			s.log.Warn("service is not ready and is killed", "service", sv.Name, "after", startLimit)
-			s.kill(sv) // its end comes as an event
-			sv.killed = true
-		}
 		if sv.state != machine.Waiting || sv.due.IsZero() {
 			continue
 		}
-		if left := sv.due.Sub(now); left > 0 {
-			if !any || left < wait {
-				wait, any = left, true
-			}
-			continue
-		}
-		if err := s.launch(sv); err != nil {
-			s.log.Error("start service", "service", sv.Name, "error", err)
-			s.fail(sv, err.Error(), 0)
-			wait, any = 0, true // look again: the pause may be none
+		if left := max(0, time.Until(sv.due)); !any || left < wait {
+			wait, any = left, true
 		}
 	}
 	return wait, any
+}
+
+// overdue says whether a service is to be started now, and kills one that does not get ready.
+func (s *Supervisor) overdue(sv *service, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sv.state == machine.Starting && !sv.killed && now.Sub(sv.since) >= startLimit {
+		s.log.Warn("service is not ready and is killed", "service", sv.Name, "after", startLimit)
+		s.kill(sv) // its end comes as an event
+		sv.killed = true
+	}
+	return sv.state == machine.Waiting && !sv.due.IsZero() && !sv.due.After(now)
 }
 
 func (s *Supervisor) handle(e event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sv := e.service
-	if e.what != "start" && e.run != sv.run {
+	if e.run != sv.run {
 		return
 	}
 	now := time.Now()
 	switch e.what {
-	case "start":
-		if sv.state == machine.Waiting && sv.due.IsZero() {
-			sv.due = now
-		}
 	case "ready":
 		if sv.state == machine.Starting {
 			s.log.Info("service is ready", "service", sv.Name, "after", now.Sub(sv.since).Round(time.Millisecond))
@@ -211,11 +225,10 @@ func (s *Supervisor) fail(sv *service, why string, ready time.Duration) {
 
 // launch starts a service's process.
 func (s *Supervisor) launch(sv *service) error {
-	sv.run++
-	run, groupFD := sv.run, -1
-	var err error
-	if sv.group, err = newGroup(s.cgroups, sv.Name, run); err == nil {
-		groupFD, err = sv.group.open(sv.Memory, sv.Processes)
+	run, groupFD := sv.run+1, -1
+	group, err := newGroup(s.cgroups, sv.Name, run)
+	if err == nil {
+		groupFD, err = group.open(sv.Memory, sv.Processes)
 	}
 	if err != nil { // better without limits than not at all
 		s.log.Warn("make service's group", "service", sv.Name, "error", err)
@@ -261,7 +274,7 @@ func (s *Supervisor) launch(sv *service) error {
 	if sv.User == 0 {
 		attr.Sys.AmbientCaps = nil // root has them anyway
 	}
-	sv.proc, err = s.children.start(args, attr, sv.Caps, func(status unix.WaitStatus) {
+	proc, err := s.children.start(args, attr, sv.Caps, sv.Confine, func(status unix.WaitStatus) {
 		s.send(event{service: sv, run: run, what: "end", status: status})
 	})
 	if err != nil {
@@ -270,8 +283,11 @@ func (s *Supervisor) launch(sv *service) error {
 		return err
 	}
 	// A child cannot lower it for itself. If it has ended by now, that is told elsewhere.
-	write(fmt.Sprintf("/proc/%d/oom_score_adj", sv.proc.pid), strconv.Itoa(sv.OOMScore))
-	sv.state, sv.since, sv.output, sv.ready, sv.killed = machine.Starting, time.Now(), output, ready, false
+	write(fmt.Sprintf("/proc/%d/oom_score_adj", proc.pid), strconv.Itoa(sv.OOMScore))
+	s.mu.Lock()
+	sv.state, sv.since, sv.killed = machine.Starting, time.Now(), false
+	sv.run, sv.group, sv.proc, sv.output, sv.ready = run, group, proc, output, ready
+	s.mu.Unlock()
 	s.copies.Go(func() {
 		defer output.Close()
 		s.ring.Copy(sv.Name, output)

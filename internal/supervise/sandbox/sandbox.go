@@ -1,14 +1,15 @@
-// Package sandbox shuts a service's process in for good: Landlock says which files and TCP ports it
-// may use, a seccomp filter which system calls. A service that hostile bytes took over can do
-// its own work wrong, and little else.
+// Package sandbox shuts a service in for good: Landlock says which files and TCP ports it may use,
+// a seccomp filter which system calls. A service that hostile bytes took over can do its own work
+// wrong, and little else.
+//
+// The supervisor calls Confine on the thread from which it starts the service: Landlock holds for one
+// thread and what comes of it, and after its first instruction a Go program has several. The service
+// calls Enter: by then it has no programs to start.
 package sandbox
 
 import (
 	"fmt"
-	"log/slog"
 
-	"github.com/landlock-lsm/go-landlock/landlock"
-	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,34 +24,15 @@ type Rules struct {
 	Sockets []uint32 // address families, AF_…
 }
 
-// abi is the oldest Landlock that knows all that Rules ask for: files since 1, TCP since 4,
-// ioctl since 5, signals and abstract sockets since 6. Our kernel has 6.
-const abi = 6
-
-// Enter applies rules to this process, all its threads and children.
-func Enter(rules Rules, log *slog.Logger) error {
-	if rules.Open {
+// Enter restricts the system calls of this process, all its threads and children.
+func (r Rules) Enter() error {
+	if r.Open {
 		return nil
-	}
-	if got, err := ll.LandlockGetABIVersion(); err != nil || got < abi {
-		log.Warn("this kernel shuts services in less than it should", "landlock", got, "want", abi)
-	}
-	list := []landlock.Rule{
-		landlock.RODirs(rules.Read...).IgnoreIfMissing(),
-		landlock.RWDirs(rules.Write...).IgnoreIfMissing(),
-		landlock.RWFiles(rules.Devices...).WithIoctlDev().IgnoreIfMissing(),
-		landlock.RWFiles("/dev/null"),
-	}
-	for _, port := range rules.Listen {
-		list = append(list, landlock.BindTCP(port))
-	}
-	if err := landlock.V6.BestEffort().Restrict(list...); err != nil {
-		return fmt.Errorf("restrict files: %w", err)
 	}
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil { // memory holds secrets
 		return fmt.Errorf("forbid core dumps: %w", err)
 	}
-	if err := filterCalls(rules.Sockets); err != nil {
+	if err := filterCalls(r.Sockets); err != nil {
 		return fmt.Errorf("restrict system calls: %w", err)
 	}
 	return nil

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/net/bpf"
@@ -69,56 +70,89 @@ var (
 	kill       = bpf.RetConstant{Val: unix.SECCOMP_RET_KILL_PROCESS}
 )
 
-// program returns the filter for a service that may open sockets of these families.
-// The kernel remembers what is allowed whatever the arguments, so the order costs nothing.
+// program returns the filter for a service that may open sockets of these families. It is a binary
+// tree: the kernel tries every number when it takes the filter, to remember what is always allowed.
 func program(families []uint32) []bpf.Instruction {
-	p := []bpf.Instruction{
+	return append([]bpf.Instruction{
 		bpf.LoadAbsolute{Off: offArch, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: arch, SkipTrue: 1},
 		kill, // another architecture's numbers mean other calls
 		bpf.LoadAbsolute{Off: offNumber, Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: newest, SkipFalse: 1},
-		unknown, // the x32 calls as well
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_CLONE3, SkipTrue: 1},
-		unknown, // its flags lie in memory, out of a filter's sight
+	}, tree(ranges(families))...)
+}
+
+// A span is the system calls from one number up to the next span's, and what becomes of them.
+type span struct {
+	from uint32
+	body []bpf.Instruction // ends in a verdict
+}
+
+// ranges returns the spans of all numbers, in order.
+func ranges(families []uint32) []span {
+	always := func(verdict bpf.RetConstant) []bpf.Instruction { return []bpf.Instruction{verdict} }
+	special := map[uint32][]bpf.Instruction{
+		unix.SYS_CLONE3: always(unknown), // its flags lie in memory, out of a filter's sight
+		// Threads, not processes.
+		unix.SYS_CLONE: {
+			bpf.LoadAbsolute{Off: arg(0), Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: unix.CLONE_THREAD, SkipTrue: 1},
+			forbid, allow,
+		},
+		// Nobody types into a terminal for another.
+		unix.SYS_IOCTL: {
+			bpf.LoadAbsolute{Off: arg(1), Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.TIOCSTI, SkipTrue: 1},
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: tioclinux, SkipTrue: 1},
+			forbid, allow,
+		},
 	}
-	add := func(call uint32, body ...bpf.Instruction) { // body ends in a verdict
-		p = append(p, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: call, SkipTrue: uint8(len(body))})
-		p = append(p, body...)
-	}
-	for _, call := range allowed {
-		add(call, allow)
-	}
-	// Threads, not processes.
-	add(unix.SYS_CLONE,
-		bpf.LoadAbsolute{Off: arg(0), Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: unix.CLONE_THREAD, SkipTrue: 1},
-		forbid, allow)
 	// Memory never becomes code.
 	for _, call := range []uint32{unix.SYS_MMAP, unix.SYS_MPROTECT} {
-		add(call,
+		special[call] = []bpf.Instruction{
 			bpf.LoadAbsolute{Off: arg(2), Size: 4},
 			bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: unix.PROT_EXEC, SkipFalse: 1},
-			forbid, allow)
+			forbid, allow,
+		}
 	}
-	// Nobody types into a terminal for another.
-	add(unix.SYS_IOCTL,
-		bpf.LoadAbsolute{Off: arg(1), Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.TIOCSTI, SkipTrue: 1},
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: tioclinux, SkipTrue: 1},
-		forbid, allow)
 	// Landlock's ports are those of TCP proper: net.Listen would try multipath TCP first.
-	body := []bpf.Instruction{
+	socket := []bpf.Instruction{
 		bpf.LoadAbsolute{Off: arg(2), Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.IPPROTO_MPTCP, SkipTrue: 1},
 		noProtocol,
 		bpf.LoadAbsolute{Off: arg(0), Size: 4},
 	}
 	for _, family := range families {
-		body = append(body, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: family, SkipTrue: 1}, allow)
+		socket = append(socket, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: family, SkipTrue: 1}, allow)
 	}
-	add(unix.SYS_SOCKET, append(body, noFamily)...)
-	return append(p, forbid)
+	special[unix.SYS_SOCKET] = append(socket, noFamily)
+
+	var list []span
+	for call := range uint32(newest + 1) {
+		body, ok := special[call]
+		if !ok && slices.Contains(allowed, call) {
+			body = always(allow)
+		} else if !ok {
+			body = always(forbid)
+		}
+		if n := len(list); n > 0 && len(body) == 1 && slices.Equal(list[n-1].body, body) {
+			continue // it goes on
+		}
+		list = append(list, span{call, body})
+	}
+	return append(list, span{newest + 1, always(unknown)}) // the x32 calls as well
+}
+
+// tree returns what finds the span of the loaded number.
+func tree(list []span) []bpf.Instruction {
+	if len(list) == 1 {
+		return list[0].body
+	}
+	low, high := tree(list[:len(list)/2]), tree(list[len(list)/2:])
+	branch := []bpf.Instruction{
+		bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: list[len(list)/2].from, SkipFalse: 1},
+		bpf.Jump{Skip: uint32(len(low))}, // farther than a condition's jump may reach
+	}
+	return slices.Concat(branch, low, high)
 }
 
 const tioclinux = 0x541c

@@ -27,7 +27,7 @@ func Main(rules sandbox.Rules, run func(ctx context.Context, ready func(), log *
 	defer stop()
 	ready := readiness(os.Getenv("CLOUDLINK_READY_FD"))
 	os.Unsetenv("CLOUDLINK_READY_FD")
-	if err := sandbox.Enter(rules, log); err != nil {
+	if err := rules.Enter(); err != nil {
 		log.Error("shut the service in", "error", err)
 		return 1
 	}

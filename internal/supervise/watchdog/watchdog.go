@@ -6,13 +6,24 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Device is the board's first watchdog.
-const Device = "/dev/watchdog0"
+// Find returns the name of the watchdog's device, the board's own before the kernel's one of
+// software, which a kernel that hangs takes along. sys is sysfs.
+func Find(sys string) string {
+	paths, _ := filepath.Glob(filepath.Join(sys, "class/watchdog/watchdog*")) // the pattern is well-formed
+	for _, path := range paths {
+		if to, err := os.Readlink(path); err == nil && !strings.Contains(to, "/virtual/") {
+			return filepath.Base(path)
+		}
+	}
+	return "watchdog0"
+}
 
 const (
 	timeout = 30 * time.Second // from the last feeding to the reset

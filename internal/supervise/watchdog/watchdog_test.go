@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -66,6 +67,33 @@ func TestAFeedingThatFailsIsToldOnce(t *testing.T) {
 			t.Errorf("tried %d times; logged %s", d.fed, &b)
 		}
 	})
+}
+
+func TestTheBoardsOwnIsTakenBeforeTheKernels(t *testing.T) {
+	sys := t.TempDir()
+	if got := Find(sys); got != "watchdog0" {
+		t.Errorf("where there is none: %s", got)
+	}
+	dir := filepath.Join(sys, "class/watchdog")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, to := range map[string]string{
+		"watchdog0": "../../devices/virtual/watchdog/watchdog0", "watchdog1": "../../devices/pci0000:00/0000:00:03.0/watchdog/watchdog1",
+	} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := Find(sys); got != "watchdog1" {
+		t.Errorf("the board's own is not %s", got)
+	}
+	if err := os.Remove(filepath.Join(dir, "watchdog1")); err != nil {
+		t.Fatal(err)
+	}
+	if got := Find(sys); got != "watchdog0" {
+		t.Errorf("the only one is not %s", got)
+	}
 }
 
 func TestABoardWithoutOneIsToldSo(t *testing.T) {
