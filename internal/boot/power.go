@@ -42,7 +42,7 @@ var signals = map[os.Signal]Request{
 // CatchSignals has no signal end this process any more, and returns those that ask for something.
 func CatchSignals() <-chan os.Signal {
 	// Not ignored, which the services would inherit, but caught, and dropped.
-	signal.Notify(make(chan os.Signal), unix.SIGHUP, unix.SIGQUIT, unix.SIGABRT, unix.SIGTRAP, unix.SIGSTKFLT, unix.SIGSYS, unix.SIGPIPE)
+	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGQUIT, unix.SIGABRT, unix.SIGTRAP, unix.SIGSTKFLT, unix.SIGSYS, unix.SIGPIPE)
 	caught := make(chan os.Signal, 4)
 	for sig := range signals {
 		signal.Notify(caught, sig)
@@ -93,7 +93,7 @@ func Buttons(ctx context.Context, dir string, requests chan<- Request, log *slog
 			readers.Go(func() {
 				defer f.Close()
 				defer context.AfterFunc(ctx, func() { f.Close() })()
-				if err := readKeys(ctx, f, requests); err != nil && ctx.Err() == nil {
+				if err := readKeys(ctx, f, requests); ctx.Err() == nil {
 					log.Info("button is gone", "device", filepath.Base(path), "error", err)
 				}
 			})
@@ -116,6 +116,7 @@ const (
 // eventSize is that of struct input_event: two long words of time, type, code, value.
 const eventSize = 24
 
+// readKeys reads until it cannot: the error says why.
 func readKeys(ctx context.Context, r io.Reader, requests chan<- Request) error {
 	buf := make([]byte, 64*eventSize)
 	for {
