@@ -1,9 +1,11 @@
 # What people type. `make help` lists it; each target is a line or two, the work is in Go and scripts/.
 BOARD ?= qemu-virt
 PORT ?= 8080
+KEYS ?=
 SECONDS ?= 60
 RUNS ?= 5
 FIRMWARE = build/bin/firmware
+IMAGE = $(FIRMWARE) image -board $(BOARD) $(if $(KEYS),-keys $(KEYS))
 
 .PHONY: help run image test check unit vmtest fuzz flash kernel bench-boot bench-size clean FORCE
 
@@ -13,13 +15,13 @@ help: ## this list
 run: ## build the image and boot it in QEMU; the page opens at http://localhost:8080/ (PORT=…, BOARD=…)
 	@scripts/setup run
 	@$(MAKE) -s $(FIRMWARE)
-	@$(FIRMWARE) image -board $(BOARD)
+	@$(IMAGE)
 	@$(FIRMWARE) run -board $(BOARD) -port $(PORT)
 
-image: ## build build/BOARD/cloudlink.img (BOARD=qemu-virt, uefi-arm64)
+image: ## build build/BOARD/cloudlink.img (BOARD=qemu-virt or uefi-arm64; KEYS=folder of a key set)
 	@scripts/setup run
 	@$(MAKE) -s $(FIRMWARE)
-	@$(FIRMWARE) image -board $(BOARD)
+	@$(IMAGE)
 
 test: ## everything: checks, unit tests with the race detector, the image in QEMU
 	@scripts/setup test
@@ -37,7 +39,7 @@ vmtest: # the built image in QEMU
 fuzz: ## every fuzz target for a minute each (SECONDS=…)
 	@scripts/fuzz $(SECONDS)
 
-flash: ## write the image to a disk: make flash BOARD=uefi-arm64 DEV=/dev/sdX
+flash: ## write the image to a disk: make flash BOARD=uefi-arm64 DEV=/dev/sdX (KEYS=…)
 	@test -n "$(DEV)" || { echo "flash: name the disk: make flash BOARD=$(BOARD) DEV=/dev/sdX (lsblk lists disks)" >&2; exit 2; }
 	@$(MAKE) -s image BOARD=$(BOARD)
 	@$(FIRMWARE) flash -board $(BOARD) -dev $(DEV)

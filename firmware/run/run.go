@@ -30,6 +30,9 @@ type Options struct {
 // Run boots the image and returns when the machine is off. The machine's disk is kept beside the
 // image and used again until the image changes, so that settings outlive a run as on a real device.
 func Run(ctx context.Context, o Options) error {
+	if o.Port < 1 || o.Port > 65535 {
+		return fmt.Errorf("port %d: want 1 to 65535", o.Port)
+	}
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", o.Port))
 	if err != nil {
 		return fmt.Errorf("port %d is in use: end what listens there, or choose another with PORT=…", o.Port)
@@ -49,7 +52,12 @@ func Run(ctx context.Context, o Options) error {
 	signal.Notify(interrupts, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer signal.Stop(interrupts)
 
-	fmt.Printf("Booting %s with %s in QEMU (an emulated machine takes some seconds). Ctrl-C powers it off.\n", o.Image, o.Firmware)
+	fmt.Printf(`Booting %s with %s in QEMU.
+The gateway's page will be at http://localhost:%d/ in some seconds; what the firmware
+complains about until then is normal. Here is the machine's serial console:
+Enter opens its menu, Ctrl-] interrupts a command in its shell, Ctrl-C powers it off.
+
+`, o.Image, o.Firmware, o.Port)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	m, err := qemu.Start(ctx, qemu.Config{
@@ -65,7 +73,7 @@ func Run(ctx context.Context, o Options) error {
 		io.Copy(os.Stdout, m.Console)
 		close(shown)
 	}()
-	go io.Copy(m.Console, os.Stdin) // a read of the terminal cannot be ended: it ends with the program
+	go io.Copy(m.Console, keyboard{os.Stdin}) // a read of the terminal cannot be ended: it ends with the program
 	go announce(ctx, o.Port)
 
 	for pressed := false; ; {
@@ -147,6 +155,19 @@ func lock(dir string) (unlock func(), err error) {
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
 	return func() { f.Close() }, nil
+}
+
+// A keyboard turns Ctrl-] into the Ctrl-C that the terminal keeps for us.
+type keyboard struct{ io.Reader }
+
+func (k keyboard) Read(b []byte) (int, error) {
+	n, err := k.Reader.Read(b)
+	for i, c := range b[:n] {
+		if c == 0x1d {
+			b[i] = 0x03
+		}
+	}
+	return n, err
 }
 
 // terminal hands keys to the guest as they are typed and leaves echoing to it; Ctrl-C stays ours.
