@@ -97,6 +97,7 @@ func run() boot.Ending {
 		helpers.Go(func() { wd.Run(ctx, alive, log) })
 	}
 
+	sup.Settle(ctx, 3*time.Second) // what follows would only slow them down
 	check(boot.MountAll(boot.MoreMounts))
 	disk := openData(ctx, st, log)
 	check(clk.Resume(clockFile))
@@ -107,7 +108,6 @@ func run() boot.Ending {
 	check(supervise.JoinCgroup(supervise.CgroupRoot))
 	helpers.Go(func() { boot.Buttons(ctx, "/dev/input", requests, log) })
 	helpers.Go(func() { check(ring.CopyKernel(ctx)) })
-
 	check(tail.Rotate())
 	words := lastRun(st, wd != nil && wd.ResetLast(), ring, log)
 	helpers.Go(func() { tail.Run(ctx) })

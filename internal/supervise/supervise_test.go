@@ -229,6 +229,20 @@ func TestAServiceRunsWithWhatItsSpecGivesAndNoMore(t *testing.T) {
 	}
 }
 
+func TestServicesSettleOrTimeRunsOut(t *testing.T) {
+	b := start(t, spec("good"))
+	b.Settle(t.Context(), time.Minute)
+	if s := b.service("good"); s.State != machine.Running {
+		t.Errorf("it is %+v", s)
+	}
+	never := spec("short") // it ends before it is ready
+	b = start(t, never)
+	b.Settle(t.Context(), 10*time.Millisecond)
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	b.Settle(ctx, time.Hour)
+}
+
 func TestAServiceThatIsKilledIsBackAtOnce(t *testing.T) {
 	b := start(t, spec("good"))
 	first := b.await(t, "good", machine.Running)

@@ -111,6 +111,34 @@ func (s *Supervisor) Start(names ...string) {
 	}
 }
 
+// Settle waits until the services that were started are running, ctx ends, or limit has passed.
+func (s *Supervisor) Settle(ctx context.Context, limit time.Duration) {
+	end := time.NewTimer(limit)
+	defer end.Stop()
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for !s.settled() {
+		select {
+		case <-look.C:
+		case <-end.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *Supervisor) settled() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sv := range s.services {
+		if sv.state == machine.Starting || sv.state == machine.Waiting && !sv.due.IsZero() {
+			return false
+		}
+	}
+	return true
+}
+
 // Hurry makes an orderly stop a quick one: what still runs is killed.
 func (s *Supervisor) Hurry() { s.hurryUp() }
 
