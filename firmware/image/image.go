@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
+	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -148,19 +149,11 @@ func prepare(ctx context.Context, o Options) (*builder, error) {
 	if b.kernel = o.Kernel; b.kernel == "" {
 		b.kernel = filepath.Join(o.Root, kernelPath)
 	}
-	for _, file := range []struct{ path, cure string }{
-		{b.kernel, "make kernel builds it"},
-		{o.Init, "build it for arm64 first: CGO_ENABLED=0 GOARCH=arm64 go build"},
-	} {
-		if file.path == "" {
-			continue
-		}
-		if info, err := os.Stat(file.path); err != nil || !info.Mode().IsRegular() {
-			return nil, fmt.Errorf("%s is missing: %s", file.path, file.cure)
-		}
+	if err := checkKernel(b.kernel, o.Kernel == ""); err != nil {
+		return nil, err
 	}
-	if o.Kernel == "" {
-		if err := checkKernel(o.Root); err != nil {
+	if o.Init != "" {
+		if err := checkInit(o.Init); err != nil {
 			return nil, err
 		}
 	}
@@ -180,19 +173,46 @@ func prepare(ctx context.Context, o Options) (*builder, error) {
 	return b, nil
 }
 
-// checkKernel wants the committed kernel to be the one that its lock describes.
-func checkKernel(root string) error {
-	file := filepath.Join(root, kernelPath)
-	l, err := kernel.ReadLock(filepath.Dir(file))
-	if err != nil {
-		return err
-	}
+// checkKernel wants an EFI program and, if it is the committed kernel, the one that its lock describes.
+func checkKernel(file string, committed bool) error {
 	content, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s is missing: make kernel builds it", file)
+	}
+	if err != nil {
+		return fmt.Errorf("read kernel: %w", err)
+	}
+	if _, err := uki.Sections(content); err != nil {
+		return fmt.Errorf("kernel %s: %w", file, err)
+	}
+	if !committed {
+		return nil
+	}
+	l, err := kernel.ReadLock(filepath.Dir(file))
 	if err != nil {
 		return err
 	}
 	if fmt.Sprintf("%x", sha256.Sum256(content)) != l.SHA256 {
 		return fmt.Errorf("%s is not the kernel that kernel.lock beside it describes: make kernel builds that one", file)
+	}
+	return nil
+}
+
+// checkInit wants a program that runs without anything else.
+func checkInit(file string) error {
+	const cure = "build it with CGO_ENABLED=0 GOARCH=arm64 go build"
+	f, err := elf.Open(file)
+	if err != nil {
+		return fmt.Errorf("init: %w: %s", err, cure)
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return fmt.Errorf("init: %s is not static: %s", file, cure)
+		}
+	}
+	if f.Machine != elf.EM_AARCH64 {
+		return fmt.Errorf("init: %s is not for arm64: %s", file, cure)
 	}
 	return nil
 }
