@@ -125,12 +125,12 @@ func run() boot.Ending {
 	})
 	stopServices()
 	<-stopped
-	if wd != nil {
-		check(wd.Feed()) // for the last time
-	}
 	check(boot.Bounded("save log and clock", func() error { return leave(st, tail, req.Ending) }))
 	stop()
 	wait := boot.Bounded("wait for the rest", func() error { helpers.Wait(); return nil })
+	if wd != nil {
+		wd.Feed() // for the last time: should the rest hang, the board resets
+	}
 	if err := errors.Join(wait, boot.Down(data.Dir)); err != nil {
 		fmt.Fprintln(os.Stderr, "init:", err) // the log is closed
 	}

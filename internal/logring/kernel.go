@@ -22,6 +22,8 @@ func (r *Ring) CopyKernel(ctx context.Context) error {
 	}
 	defer f.Close()
 	defer context.AfterFunc(ctx, func() { f.Close() })()
+	budget := r.budget("kernel")
+	defer budget.report()
 	buf := make([]byte, 8192) // the kernel's longest record
 	for {
 		n, err := f.Read(buf)
@@ -35,7 +37,7 @@ func (r *Ring) CopyKernel(ctx context.Context) error {
 			return fmt.Errorf("read kernel log: %w", err)
 		}
 		level, since, text, ok := parseKernel(buf[:n])
-		if !ok {
+		if !ok || !budget.take() {
 			continue
 		}
 		var mono unix.Timespec

@@ -386,6 +386,17 @@ func TestErrorsAreSavedSoonAndTheRestNowAndThen(t *testing.T) {
 		if n := saved(); n != 3 {
 			t.Errorf("%d lines are saved after an error", n)
 		}
+		for range 50 { // a disk that fails says so all the time
+			r.Add("kernel", machine.LevelError, "bad sector")
+			time.Sleep(100 * time.Millisecond)
+		}
+		if n := saved(); n != 3 {
+			t.Errorf("%d lines are saved: errors do not wait for each other", n)
+		}
+		time.Sleep(rest)
+		if n := saved(); n != 53 {
+			t.Errorf("%d lines are saved in the end", n)
+		}
 		stop()
 		<-done
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"cloudlink.local/gateway/internal/machine"
 )
@@ -16,36 +17,56 @@ const (
 	perSecond = 20
 )
 
+// A budget is what a source may still write.
+type budget struct {
+	ring    *Ring
+	source  string
+	lines   float64
+	filled  time.Time
+	dropped int
+}
+
+func (r *Ring) budget(source string) *budget {
+	return &budget{ring: r, source: source, lines: burst, filled: r.now()}
+}
+
+// take says whether one more line may be added, and counts it if not.
+func (b *budget) take() bool {
+	now := b.ring.now()
+	b.lines = min(burst, b.lines+now.Sub(b.filled).Seconds()*perSecond)
+	b.filled = now
+	if b.lines < 1 {
+		b.dropped++
+		return false
+	}
+	b.lines--
+	b.report()
+	return true
+}
+
+// report tells what was dropped since the last time.
+func (b *budget) report() {
+	if b.dropped > 0 {
+		b.ring.Add(b.source, machine.LevelWarn, fmt.Sprintf("%d more lines came too fast and were dropped", b.dropped))
+	}
+	b.dropped = 0
+}
+
 // Copy adds the lines that a service writes until from ends. A line may begin with "<N>", its
 // level; one without is a crash report or a library's own word, and counts as a warning.
 func (r *Ring) Copy(source string, from io.Reader) {
 	in := bufio.NewReaderSize(from, MaxLine+16)
-	budget, filled, dropped := float64(burst), r.now(), 0
-	report := func() {
-		if dropped > 0 {
-			r.Add(source, machine.LevelWarn, fmt.Sprintf("%d more lines came too fast and were dropped", dropped))
-		}
-		dropped = 0
-	}
-	defer report()
+	budget := r.budget(source)
+	defer budget.report()
 	for {
 		line, err := in.ReadSlice('\n')
 		whole := !errors.Is(err, bufio.ErrBufferFull)
-		if len(line) > 0 {
-			now := r.now()
-			budget = min(burst, budget+now.Sub(filled).Seconds()*perSecond)
-			filled = now
-			if budget >= 1 {
-				report()
-				budget--
-				level, text := parseLevel(line)
-				if !whole {
-					r.Add(source, level, cut(string(text), MaxLine-len("…"))+"…")
-				} else {
-					r.Add(source, level, string(text))
-				}
+		if len(line) > 0 && budget.take() {
+			level, text := parseLevel(line)
+			if whole {
+				r.Add(source, level, string(text))
 			} else {
-				dropped++
+				r.Add(source, level, cut(string(text), MaxLine-len("…"))+"…")
 			}
 		}
 		for !whole { // the rest of an overlong line

@@ -23,7 +23,8 @@ const (
 	maxFile     = 512 << 10       // bytes of one run's log on the data partition
 	soon        = 5 * time.Second // the first time: a boot that goes wrong may not last longer
 	every       = 30 * time.Second
-	gather      = time.Second // after an error, for what follows it
+	gather      = time.Second      // after an error, for what follows it
+	rest        = 10 * time.Second // between two saves for errors: a medium wears out
 )
 
 // A Tail keeps the newest part of a ring in a directory: current.log is this run's, previous.log
@@ -53,6 +54,7 @@ func (t *Tail) Rotate() error {
 // Run saves new entries now and then, soon after an error, until ctx ends.
 // A full or failing disk only means that they stay in memory and are tried again.
 func (t *Tail) Run(ctx context.Context) {
+	var urgent time.Time // when an error was saved last
 	next := time.NewTimer(soon)
 	defer next.Stop()
 	for {
@@ -66,9 +68,10 @@ func (t *Tail) Run(ctx context.Context) {
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(gather):
+			case <-time.After(max(gather, rest-time.Since(urgent))):
 			}
 			t.Save(true)
+			urgent = time.Now()
 		}
 	}
 }
