@@ -3,11 +3,12 @@ package portal
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"testing"
 
@@ -26,7 +27,15 @@ func listenInSandbox(port string) error {
 		return err
 	}
 	rules := sandbox.Rules{Listen: []uint16{uint16(n)}, Sockets: []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK}}
-	if err := sandbox.Enter(rules, slog.Default()); err != nil {
+	runtime.LockOSThread() // Landlock holds for this thread, and the ones that it starts
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	var old sandbox.TooOld
+	if err := rules.Confine(); errors.As(err, &old) && old.Version < 4 || err != nil && !errors.As(err, &old) {
+		return err // before version 4 it knows no ports, and the test would try nothing
+	}
+	if err := rules.Enter(); err != nil {
 		return err
 	}
 	ln, err := listen(context.Background(), uint16(n))
