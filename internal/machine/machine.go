@@ -46,7 +46,7 @@ const (
 
 // Data is the data partition.
 type Data struct {
-	State     DataState `json:"state"`
+	State     DataState `json:"state"`            // "" until it is known
 	Detail    string    `json:"detail,omitempty"` // the error behind the state
 	SizeBytes int64     `json:"size_bytes"`
 	FreeBytes int64     `json:"free_bytes"`
