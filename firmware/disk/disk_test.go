@@ -213,8 +213,11 @@ func TestMissingToolIsNamedWithItsPackage(t *testing.T) {
 }
 
 func TestGUIDs(t *testing.T) {
-	if NewGUID("a", "b") == NewGUID("ab") || NewGUID("a", "b") != NewGUID("a", "b") {
-		t.Error("GUIDs are not those of their names")
+	if NewGUID("a", "b") == NewGUID("ab") {
+		t.Error("different names have the same GUID")
+	}
+	if got := NewGUID("qemu-virt", "slot-a").String(); got != "d42486ea-72e1-8e3e-b44d-426832b909dd" {
+		t.Errorf("GUID of qemu-virt's slot-a changed to %s", got)
 	}
 	if got := typeESP.String(); got != "c12a7328-f81f-11d2-ba4b-00a0c93ec93b" {
 		t.Errorf("type of the ESP is %s", got)
