@@ -112,6 +112,22 @@ func (s *Store) Get(ctx context.Context, p Package) (string, error) {
 	return file, os.Rename(tmp, file)
 }
 
+// GetOrNewest returns the file of the locked package p or, where the sources have that version no
+// more or the lock names none, the newest version and its file.
+func (s *Store) GetOrNewest(ctx context.Context, p Package) (Package, string, error) {
+	if p.SHA256 != "" {
+		file, err := s.Get(ctx, p)
+		if !errors.Is(err, ErrGone) {
+			return p, file, err
+		}
+	}
+	p, err := s.Newest(ctx, p.Name)
+	if err != nil {
+		return p, "", err
+	}
+	return p, s.file(p), nil
+}
+
 // Newest fetches the newest version there is.
 func (s *Store) Newest(ctx context.Context, name string) (Package, error) {
 	if err := s.update(ctx); err != nil {

@@ -247,6 +247,14 @@ func TestStore(t *testing.T) {
 	if got, err := fresh().Newest(ctx, "loader"); err != nil || got != newer {
 		t.Errorf("newest is %+v (%v), want %+v", got, err, newer)
 	}
+	for _, p := range []Package{old, {Name: "loader"}} {
+		if got, file, err := fresh().GetOrNewest(ctx, p); err != nil || got != newer || !strings.Contains(file, "1.1-1") {
+			t.Errorf("%+v: instead of it %+v in %s (%v), want %+v", p, got, file, err, newer)
+		}
+	}
+	if got, _, err := fresh().GetOrNewest(ctx, newer); err != nil || got != newer {
+		t.Errorf("a version that is there: %+v (%v)", got, err)
+	}
 	if _, err := fresh().Newest(ctx, "no-such-package"); !errors.Is(err, ErrGone) {
 		t.Errorf("a package that is not there: %v", err)
 	}

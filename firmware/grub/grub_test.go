@@ -77,7 +77,7 @@ func modulesDir(t *testing.T) string {
 		t.Fatal(err)
 	}
 	store := debian.Store{Dir: cache, Log: t.Logf}
-	file, err := store.Get(context.Background(), p)
+	_, file, err := store.GetOrNewest(context.Background(), p)
 	if err != nil {
 		t.Fatal(err)
 	}

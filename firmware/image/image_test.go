@@ -116,7 +116,7 @@ func TestImage(t *testing.T) {
 	build := func(t *testing.T, tree, out string) string {
 		t.Helper()
 		said, err := command(t, tree, "image", "-board", "uefi-arm64", "-keys", set, "-o", out,
-			"-version", "1.2.3", "-build-time", when.Format(time.RFC3339), "-locked")
+			"-version", "1.2.3", "-build-time", when.Format(time.RFC3339))
 		if err != nil {
 			t.Fatalf("build: %v\n%s", err, said)
 		}
@@ -364,6 +364,20 @@ func TestBareImageHasNoMore(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(out, SBOM)); err == nil {
 		t.Error("a bare image has a bill of materials")
+	}
+}
+
+func TestLockedBuildsTakeNothingElse(t *testing.T) {
+	tree := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(tree, filepath.Dir(lockPath)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(tree, lockPath), []byte(`{"packages": []}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := &builder{Options: Options{Root: tree, Locked: true, Log: t.Logf}, cache: t.TempDir()}
+	if err := b.fetch(context.Background()); err == nil || !strings.Contains(err.Error(), "lock update") || !strings.Contains(err.Error(), "grub-efi-arm64-bin") {
+		t.Errorf("a package that the lock does not name: %v", err)
 	}
 }
 

@@ -131,28 +131,31 @@ func (b *builder) fetch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	const cure = "go run ./firmware lock update"
 	for _, name := range needed(b.board) {
 		p, locked := lock.Find(name)
+		p.Name = name
+		why := "is not in " + lockPath
 		if locked {
-			b.debs[name], err = store.Get(ctx, p)
+			why = p.Version + " is in " + lockPath + ", but Debian has it no more"
 		}
-		if !locked || errors.Is(err, debian.ErrGone) {
-			why := "is not in " + lockPath
-			if locked {
-				why = p.Version + " is in " + lockPath + ", but Debian has it no more"
-			}
-			if b.Locked {
-				return fmt.Errorf("%s %s: run: go run ./firmware lock update", name, why)
-			}
-			if p, err = store.Newest(ctx, name); err == nil {
-				b.Log("warning: %s %s: using %s; to keep it: go run ./firmware lock update", name, why, p.Version)
-				b.debs[name], err = store.Get(ctx, p)
-			}
+		got, file := p, ""
+		switch {
+		case !b.Locked:
+			got, file, err = store.GetOrNewest(ctx, p)
+		case locked:
+			file, err = store.Get(ctx, p)
+		}
+		if b.Locked && (!locked || errors.Is(err, debian.ErrGone)) {
+			return fmt.Errorf("%s %s: run: %s", name, why, cure)
 		}
 		if err != nil {
 			return err
 		}
-		b.packages[name] = p
+		if got != p {
+			b.Log("warning: %s %s: using %s; to keep it: %s", name, why, got.Version, cure)
+		}
+		b.packages[name], b.debs[name] = got, file
 	}
 	return nil
 }

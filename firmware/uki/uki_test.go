@@ -38,7 +38,7 @@ func stub(t testing.TB) []byte {
 		t.Fatal(err)
 	}
 	store := debian.Store{Dir: dir, Log: t.Logf}
-	file, err := store.Get(context.Background(), p)
+	_, file, err := store.GetOrNewest(context.Background(), p)
 	if err != nil {
 		t.Fatal(err)
 	}
