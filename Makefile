@@ -37,7 +37,7 @@ vmtest: # the built image in QEMU
 	@go test -v -timeout 45m ./internal/testvm
 
 fuzz: ## every fuzz target for a minute each (SECONDS=…)
-	@scripts/fuzz $(SECONDS)
+	@scripts/fuzz $(SECONDS)s
 
 flash: ## write the image to a disk: make flash BOARD=uefi-arm64 DEV=/dev/sdX (KEYS=…)
 	@test -n "$(DEV)" || { echo "flash: name the disk: make flash BOARD=$(BOARD) DEV=/dev/sdX (lsblk lists disks)" >&2; exit 2; }
