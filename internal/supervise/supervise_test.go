@@ -230,17 +230,43 @@ func TestAServiceRunsWithWhatItsSpecGivesAndNoMore(t *testing.T) {
 }
 
 func TestServicesSettleOrTimeRunsOut(t *testing.T) {
-	b := start(t, spec("good"))
-	b.Settle(t.Context(), time.Minute)
-	if s := b.service("good"); s.State != machine.Running {
-		t.Errorf("it is %+v", s)
-	}
-	never := spec("short") // it ends before it is ready
-	b = start(t, never)
-	b.Settle(t.Context(), 10*time.Millisecond)
+	t.Run("settle", func(t *testing.T) {
+		b := start(t, spec("good"))
+		b.Settle(t.Context(), time.Minute)
+		if s := b.service("good"); s.State != machine.Running {
+			t.Errorf("it is %+v", s)
+		}
+	})
+	t.Run("time runs out", func(t *testing.T) {
+		b := start(t, spec("short")) // it ends before it is ready
+		b.Settle(t.Context(), 10*time.Millisecond)
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		b.Settle(ctx, time.Hour)
+	})
+}
+
+// A process that waits for a device which does not answer cannot be killed: here its end is just
+// never heard of.
+func TestAServiceThatCannotBeKilledIsLeftBehind(t *testing.T) {
+	ring := logring.New(1 << 16)
+	log := slog.New(logring.NewHandler(func(level machine.Level, text string) { ring.Add("init", level, text) }))
+	s := New(NewChildren(), []Spec{spec("good")}, cgroupDir(t), ring, log)
 	ctx, stop := context.WithCancel(t.Context())
+	stopped := make(chan struct{})
+	go func() { s.Run(ctx); close(stopped) }()
+	s.Start("good")
+	s.Settle(ctx, time.Minute)
 	stop()
-	b.Settle(ctx, time.Hour)
+	s.Hurry()
+	<-stopped
+	if list := ring.Since(0, machine.LevelError); len(list) != 1 || !strings.Contains(list[0].Text, "left behind") {
+		t.Errorf("it is told as %v", list)
+	}
+	var status unix.WaitStatus
+	if _, err := unix.Wait4(s.Status()[0].PID, &status, 0, nil); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestAServiceThatIsKilledIsBackAtOnce(t *testing.T) {

@@ -379,7 +379,14 @@ func (s *Supervisor) stopOne(sv *service, tick <-chan time.Time) {
 	}
 	limit := time.NewTimer(stopLimit)
 	defer limit.Stop()
-	hurry := s.hurry
+	hurry, killed := s.hurry, false
+	kill := func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.kill(sv)
+		killed = true
+		limit.Reset(killLimit)
+	}
 	for {
 		s.progress.Store(int64(time.Since(s.start)))
 		select {
@@ -398,14 +405,15 @@ func (s *Supervisor) stopOne(sv *service, tick <-chan time.Time) {
 		case <-tick:
 		case <-hurry:
 			hurry = nil
-			s.mu.Lock()
-			s.kill(sv)
-			s.mu.Unlock()
+			kill()
 		case <-limit.C:
+			if killed { // it waits for a device that does not answer
+				s.log.Error("service cannot be killed and is left behind", "service", sv.Name)
+				sv.output.SetReadDeadline(time.Now())
+				return
+			}
 			s.log.Warn("service does not stop and is killed", "service", sv.Name)
-			s.mu.Lock()
-			s.kill(sv)
-			s.mu.Unlock()
+			kill()
 		}
 	}
 }
