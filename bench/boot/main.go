@@ -5,7 +5,9 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -15,7 +17,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"golang.org/x/sys/unix"
 
 	"cloudlink.local/gateway/internal/portal"
 	"cloudlink.local/gateway/internal/qemu"
@@ -96,7 +102,7 @@ func bench(runs int, firmware qemu.Firmware) error {
 func round(x float64) float64 { return float64(int(x*1000+0.5)) / 1000 }
 
 // start boots a fresh copy of the image and measures until arrived returns.
-func start(dir, image string, firmware qemu.Firmware, arrived func(ctx context.Context, m *qemu.Machine, port int, s *sample) error) (sample, error) {
+func start(dir, image string, firmware qemu.Firmware, arrived func(ctx context.Context, m *qemu.Machine, leased <-chan error, port int, s *sample) error) (sample, error) {
 	disk := filepath.Join(dir, "disk.img")
 	if err := qemu.CopyDisk(disk, image, 0); err != nil {
 		return sample{}, err
@@ -107,21 +113,74 @@ func start(dir, image string, firmware qemu.Firmware, arrived func(ctx context.C
 	}
 	ctx, stop := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer stop()
-	m, err := qemu.Start(ctx, qemu.Config{Firmware: firmware, Disk: disk, Dir: dir, NICs: []qemu.NIC{{Forward: port}}})
+	packets, file, err := fifo(dir)
+	if err != nil {
+		return sample{}, err
+	}
+	leased := make(chan error, 1)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer packets.Close()
+	watching.Go(func() {
+		leased <- awaitLease(packets)
+		io.Copy(io.Discard, packets) // QEMU is not held up; ends when packets is closed
+	})
+	m, err := qemu.Start(ctx, qemu.Config{
+		Firmware: firmware, Disk: disk, Dir: dir, NICs: []qemu.NIC{{Forward: port}},
+		Args: []string{"-object", "filter-dump,id=packets,netdev=net0,maxlen=1024,file=" + file},
+	})
 	if err != nil {
 		return sample{}, err
 	}
 	defer m.Kill()
 	var s sample
-	err = arrived(ctx, m, port, &s)
+	err = arrived(ctx, m, leased, port, &s)
 	return s, err
 }
 
+// fifo makes a pipe with a name in dir, for QEMU to write to.
+func fifo(dir string) (*os.File, string, error) {
+	path := filepath.Join(dir, "packets")
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, "", err
+	}
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		return nil, "", fmt.Errorf("make pipe: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0) // with a writer of our own, opening waits for none
+	return f, path, err
+}
+
+// awaitLease reads packets, in the format of libpcap, up to a DHCP server's acknowledgement.
+func awaitLease(packets io.Reader) error {
+	const fileHeader, frameHeader, toDHCP = 24, 16, 14 + 20 + 8 // Ethernet, IPv4 without options, UDP
+	in := bufio.NewReader(packets)
+	if _, err := in.Discard(fileHeader); err != nil {
+		return err
+	}
+	var head [frameHeader]byte
+	for {
+		if _, err := io.ReadFull(in, head[:]); err != nil {
+			return err
+		}
+		frame := make([]byte, binary.NativeEndian.Uint32(head[8:]))
+		if _, err := io.ReadFull(in, frame); err != nil {
+			return err
+		}
+		if len(frame) < toDHCP {
+			continue
+		}
+		if msg, err := dhcpv4.FromBytes(frame[toDHCP:]); err == nil && msg.MessageType() == dhcpv4.MessageTypeAck {
+			return nil
+		}
+	}
+}
+
 // page waits for the portal's first page; the parts are what the gateway says of its own clock.
-func page(ctx context.Context, m *qemu.Machine, port int, s *sample) error {
+func page(ctx context.Context, m *qemu.Machine, leased <-chan error, port int, s *sample) error {
 	go io.Copy(io.Discard, m.Console) // ends with QEMU
 	url := fmt.Sprintf("http://127.0.0.1:%d", port)
-	if err := firstAnswer(ctx, m, url+"/"); err != nil {
+	if err := firstAnswer(ctx, m, leased, url+"/"); err != nil {
 		return err
 	}
 	s.total = time.Since(m.Started).Seconds()
@@ -141,30 +200,61 @@ func page(ctx context.Context, m *qemu.Machine, port int, s *sample) error {
 	return nil
 }
 
-// firstAnswer returns when the page has been delivered once. It tries one connection at a time: QEMU's
-// user-mode network queues those that come before the guest has its address, and the guest's DHCP
-// waits behind them.
-func firstAnswer(ctx context.Context, m *qemu.Machine, url string) error {
-	client := http.Client{Timeout: 300 * time.Millisecond, Transport: &http.Transport{DisableKeepAlives: true}}
-	for {
-		resp, err := client.Get(url)
-		if err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return nil
+// firstAnswer returns when the page has been delivered once. Nothing is asked before the guest has its
+// address: QEMU's user-mode network goes on asking for it on behalf of each attempt, on the cores that
+// boot the guest. From then on it asks every 50 ms, however long the others take: a first answer may
+// be slow, and an attempt that comes a moment too early is repeated by nobody.
+func firstAnswer(ctx context.Context, m *qemu.Machine, leased <-chan error, url string) error {
+	select {
+	case err := <-leased:
+		if err != nil {
+			return fmt.Errorf("watch for the lease: %w", err)
+		}
+	case <-ctx.Done():
+		return fmt.Errorf("no lease: %w", ctx.Err())
+	case <-m.Done():
+		return fmt.Errorf("the machine went off: %w", m.Err())
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	ctx, stop := context.WithCancel(ctx)
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer stop()
+	answered := make(chan struct{}, 1)
+	ask := func() {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return
+		}
+		defer resp.Body.Close()
+		if _, err := io.Copy(io.Discard, resp.Body); err == nil && resp.StatusCode == http.StatusOK {
+			select {
+			case answered <- struct{}{}:
+			default:
 			}
 		}
+	}
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	for {
+		asking.Go(ask)
 		select {
+		case <-answered:
+			return nil
 		case <-ctx.Done():
 			return fmt.Errorf("no page: %w", ctx.Err())
 		case <-m.Done():
 			return fmt.Errorf("the machine went off: %w", m.Err())
-		case <-time.After(10 * time.Millisecond):
+		case <-again.C:
 		}
 	}
 }
 
-func nothingUp(_ context.Context, m *qemu.Machine, _ int, s *sample) error {
+func nothingUp(_ context.Context, m *qemu.Machine, _ <-chan error, _ int, s *sample) error {
 	lines := bufio.NewScanner(m.Console)
 	for lines.Scan() {
 		if strings.Contains(lines.Text(), "nothing: process 1 is up") {

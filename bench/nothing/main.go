@@ -4,6 +4,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"time"
 )
 
 func main() {
@@ -12,5 +13,7 @@ func main() {
 		panic(err)
 	}
 	fmt.Fprintln(console, "nothing: process 1 is up")
-	select {}
+	for {
+		time.Sleep(time.Hour) // not select{}: with nothing else running that is a deadlock, and ends
+	}
 }

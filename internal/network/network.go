@@ -79,6 +79,7 @@ func (s *service) run(ctx context.Context, ready func()) error {
 		return err
 	}
 	defer events.Close()
+	s.complain(s.rise())
 	if err := s.adopt(); err != nil {
 		return err
 	}
@@ -110,9 +111,6 @@ func (s *service) run(ctx context.Context, ready func()) error {
 
 // keep keeps the ports as they should be until ctx ends, which is no error.
 func (s *service) keep(ctx context.Context, changed <-chan struct{}) error {
-	if err := errors.Join(switchOn("lo"), setSysctls("all"), setSysctls("default")); err != nil {
-		s.log.Warn(err.Error())
-	}
 	next := time.NewTimer(0)
 	defer next.Stop()
 	pending := true      // next is set for what has changed
@@ -174,6 +172,21 @@ func (s *service) due(now time.Time) time.Duration {
 	return d
 }
 
+// rise switches the ports on: a link takes seconds to come up, and all else can be done meanwhile.
+func (s *service) rise() error {
+	ports, err := listPorts(s.isPort)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range ports {
+		if !p.up {
+			errs = append(errs, switchOn(p.name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // adopt takes over the lease that a former process left on the first port.
 func (s *service) adopt() error {
 	now := time.Now()
@@ -227,6 +240,10 @@ func (s *service) reconcile(ctx context.Context) error {
 		}
 	}
 	s.follow(ctx, ports, now)
+	if !s.set[0] { // no port has this index
+		s.set[0] = true
+		errs = append(errs, switchOn("lo"), setSysctls("all"), setSysctls("default"))
+	}
 	errs = append(errs, s.apply(now), s.look())
 	return errors.Join(errs...)
 }

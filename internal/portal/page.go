@@ -92,7 +92,10 @@ func (p *Portal) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // warm makes ready what else the first page and the first question to the API would wait for.
 func (p *Portal) warm() {
-	p.write(&header{h: http.Header{}}, http.StatusOK, "overview.html", overview{view: view{Lang: languages[0], Name: "overview"}})
+	if r, err := http.NewRequest(http.MethodGet, "http://localhost/", http.NoBody); err == nil {
+		p.ServeHTTP(&header{h: http.Header{}}, r)
+		p.forget() // a part that was not up yet may be by now
+	}
 	p.api()
 }
 

@@ -100,6 +100,13 @@ func (g *gatherer) status(ctx context.Context, lang string) Status {
 	return s
 }
 
+// forget has the next one ask, however fresh the last answers are.
+func (g *gatherer) forget() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.asked = time.Time{}
+}
+
 // refresh asks both parts at once, unless it did so just now. It is called with mu held.
 func (g *gatherer) refresh(ctx context.Context) {
 	if !g.asked.IsZero() && time.Since(g.asked) < g.keep {

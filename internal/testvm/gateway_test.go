@@ -347,6 +347,12 @@ func TestOddMachines(t *testing.T) {
 		vm.PowerButton()
 		vm.WaitOff()
 	})
+	t.Run("an old processor", func(t *testing.T) { // ARMv8.0, as on many small boards
+		vm := testvm.Boot(t, testvm.Options{Image: gatewayImage(t), CPU: "cortex-a53"})
+		vm.WaitUp()
+		vm.PowerButton()
+		vm.WaitOff()
+	})
 	t.Run("EDK2 with ACPI, and its power button", func(t *testing.T) {
 		image := filepath.Join(testvm.Image(t, "uefi-arm64", "loader-EDK2"), "cloudlink.img")
 		vm := testvm.Boot(t, testvm.Options{Image: image, Firmware: qemu.EDK2})

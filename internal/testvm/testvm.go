@@ -40,6 +40,7 @@ type Options struct {
 	Firmware qemu.Firmware // qemu.UBoot if ""
 	Size     int64         // bytes the disk is enlarged to, as if a bigger medium were flashed
 	MemoryMB int
+	CPU      string // QEMU's name of it
 	NoNIC    bool
 	ReadOnly bool
 	NICs     []qemu.NIC // instead of the one user-mode card
@@ -70,7 +71,7 @@ func New(t testing.TB, o Options) *VM {
 		nics = []qemu.NIC{{Forward: vm.forward}}
 	}
 	vm.config = qemu.Config{
-		Firmware: o.Firmware, Disk: disk, MemoryMB: o.MemoryMB,
+		Firmware: o.Firmware, Disk: disk, MemoryMB: o.MemoryMB, CPU: o.CPU,
 		NICs: nics, ReadOnly: o.ReadOnly, Args: o.Args, Dir: dir,
 	}
 	t.Cleanup(func() {
