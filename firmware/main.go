@@ -160,6 +160,7 @@ func buildImage(ctx context.Context, root string, args []string) error {
 	f.BoolVar(&o.Locked, "locked", false, "for releases: refuse packages that firmware/debian.lock does not name")
 	f.StringVar(&o.Init, "init", "", "for tests: pack this static arm64 `program` as the whole user space")
 	f.StringVar(&o.Kernel, "kernel", "", "for tests: this `file` instead of the committed kernel")
+	f.StringVar(&o.Arguments, "arguments", "", "for tests: add these `words` to the kernel's command line")
 	if err := parse(f, args, 0, ""); err != nil {
 		return err
 	}

@@ -138,7 +138,7 @@ func skeleton() []cpio.Record {
 		file("etc/group", []byte(group), 0o644),
 		file("etc/hosts", []byte(hosts), 0o644),
 		// The network service writes it: the root file system is read-only by then.
-		cpio.Symlink("etc/resolv.conf", "/run/cloudlink/resolv.conf"),
+		cpio.Symlink("etc/resolv.conf", "/run/cloudlink/network/resolv.conf"),
 		cpio.Symlink("etc/mtab", "/proc/self/mounts"),
 		cpio.Symlink("var/run", "/run"),
 	)

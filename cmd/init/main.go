@@ -14,6 +14,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"cloudlink.local/gateway/internal/boot"
 	"cloudlink.local/gateway/internal/boot/clock"
@@ -30,6 +33,11 @@ import (
 func init() {
 	if os.Getpid() == 1 {
 		runtime.LockOSThread() // package supervise changes the threads that it starts services from
+	} else if len(os.Args) == 2 {
+		// So that ps tells the services apart. The name is the main thread's, which this still is.
+		if name, err := unix.BytePtrFromString(os.Args[1]); err == nil {
+			unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0)
+		}
 	}
 }
 

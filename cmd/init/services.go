@@ -21,7 +21,7 @@ type row struct {
 	run   func(ctx context.Context, ready func(), log *slog.Logger) error
 }
 
-// socketGroup is the group cloudlink, whose members may connect to the sockets in runtimeDir.
+// socketGroup is the group cloudlink, whose members may connect to the sockets below runtimeDir.
 const socketGroup = 100
 
 // Users, which are their groups as well. They own files on the data partition: none is ever given
@@ -43,7 +43,7 @@ func services(keys release.Keys) []row {
 			},
 			rules: sandbox.Rules{
 				Read:    []string{"/etc", "/usr/share", "/proc", "/sys"},
-				Write:   []string{runtimeDir, "/proc/sys/net"},
+				Write:   []string{runtimeDir + "/network", "/proc/sys/net"},
 				Sockets: []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK, unix.AF_PACKET},
 			},
 			run: network.Run,

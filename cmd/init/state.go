@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -174,12 +173,13 @@ func serve(ctx context.Context, st *state, ring *logring.Ring, tail *logring.Tai
 // makeDirs makes the directories below /run and gives the console's devices to its user.
 func makeDirs(keys release.Keys) error {
 	errs := []error{
-		os.MkdirAll(runtimeDir, 0o750),
-		os.Chown(runtimeDir, 0, socketGroup),
-		os.Chmod(runtimeDir, 0o770|fs.ModeSticky), // services make their sockets there, and leave each other's alone
+		ownDirectory(runtimeDir, 0),
 		os.MkdirAll(data.Dir, 0o755),
 		os.Chmod("/", 0o755), // the kernel makes it anybody's
 		os.MkdirAll(workDir, 0o700),
+	}
+	for _, row := range services(keys) {
+		errs = append(errs, ownDirectory(filepath.Join(runtimeDir, row.Name), row.User)) // so that none takes another's place
 	}
 	if keys != release.Development {
 		active, _ := os.ReadFile("/sys/class/tty/console/active")
@@ -194,6 +194,11 @@ func makeDirs(keys release.Keys) error {
 		return fmt.Errorf("make directories: %w", err)
 	}
 	return nil
+}
+
+// ownDirectory makes a directory in which a service has its socket, for the others to reach it.
+func ownDirectory(dir string, user uint32) error {
+	return errors.Join(os.MkdirAll(dir, 0o750), os.Chown(dir, int(user), socketGroup), os.Chmod(dir, 0o750))
 }
 
 // makeDataDirs makes process 1's own directories on the data partition.

@@ -70,6 +70,7 @@ type Options struct {
 	Locked    bool   // refuse packages that are not in the lock
 	Init      string // a static arm64 program that is the whole user space instead of ours
 	Kernel    string // a kernel to try instead of the committed one
+	Arguments string // added to the kernel's command line, after the board's
 	Log       func(format string, args ...any)
 }
 
@@ -140,6 +141,7 @@ func prepare(ctx context.Context, o Options) (*builder, error) {
 	if b.board, err = boards.Load(filepath.Join(o.Root, boardsPath), o.Board); err != nil {
 		return nil, err
 	}
+	b.board.CommandLine = strings.TrimSpace(b.board.CommandLine + " " + o.Arguments)
 	if b.out == "" {
 		b.out = filepath.Join(o.Root, "build", o.Board)
 	}

@@ -41,7 +41,7 @@ func (b *builder) inputs(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	fmt.Fprintf(h, "%s\n%s\n%v\n", out, runtime.Version(), versions)
+	fmt.Fprintf(h, "%s\n%s\n%v\n%s\n", out, runtime.Version(), versions, b.board.CommandLine)
 	paths := []string{b.board.Dir, b.kernel, b.keys.Dir}
 	if b.Init != "" {
 		paths = append(paths, b.Init)

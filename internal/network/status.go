@@ -7,10 +7,10 @@ import (
 )
 
 // Socket is the network service's Unix socket: GET /status → Status.
-const Socket = "/run/cloudlink/network.sock"
+const Socket = "/run/cloudlink/network/sock"
 
 // ResolvConf is what programs that look names up read; the network service writes it.
-const ResolvConf = "/run/cloudlink/resolv.conf"
+const ResolvConf = "/run/cloudlink/network/resolv.conf"
 
 // Status is the Ethernet ports as the network service sees them.
 type Status struct {

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -49,6 +50,11 @@ var roles = map[string]func(){
 	"deaf": func() {
 		signal.Ignore(unix.SIGTERM)
 		ready()
+		select {}
+	},
+	"hung": func() { // it lived once
+		ready()
+		say(Alive)
 		select {}
 	},
 	"crash": func() { panic("on purpose") },
@@ -88,12 +94,14 @@ var roles = map[string]func(){
 	"long":  func() { select {} },
 }
 
-func ready() {
+func ready() { say(Ready) }
+
+func say(word string) {
 	fd, err := strconv.Atoi(os.Getenv("CLOUDLINK_READY_FD"))
 	if err != nil {
 		panic(err)
 	}
-	unix.Write(fd, []byte("ready\n"))
+	unix.Write(fd, []byte(word+"\n"))
 }
 
 // A bench is a running supervisor.
@@ -226,6 +234,28 @@ func TestAServiceRunsWithWhatItsSpecGivesAndNoMore(t *testing.T) {
 	own, err := os.ReadFile("/proc/self/status")
 	if err != nil || !strings.Contains(string(own), "NoNewPrivs:\t0") || strings.Contains(string(own), "CapBnd:\t"+caps) {
 		t.Errorf("process 1 has lost privileges itself: %v\n%s", err, own)
+	}
+}
+
+func TestAHungServiceIsKilledAndStartedAgain(t *testing.T) {
+	b := start(t, spec("hung"))
+	b.Settle(t.Context(), time.Minute)
+	beat := func() *atomic.Int64 {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.services[0].beat
+	}()
+	testroot.Until(t, "it has said that it lives", func() bool { return beat.Load() != 0 })
+	if s := b.service("hung"); s.Restarts != 0 {
+		t.Fatalf("it is not left alone: %+v", s)
+	}
+	beat.Store(int64(time.Since(b.Supervisor.start) - silenceLimit)) // as if all of the limit had passed
+	testroot.Until(t, "it runs again", func() bool {
+		s := b.service("hung")
+		return s.Restarts == 1 && s.State == machine.Running
+	})
+	if s := b.service("hung"); s.LastExit != "killed by signal SIGKILL" {
+		t.Errorf("%+v", s)
 	}
 }
 

@@ -1,9 +1,9 @@
 package supervise
 
 import (
+	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"slices"
@@ -68,7 +68,8 @@ type service struct {
 	proc     child
 	output   *os.File
 	ready    *os.File
-	killed   bool // for not getting ready
+	killed   bool          // for not getting ready, or for its silence
+	beat     *atomic.Int64 // when that process last said that it lives, after Supervisor.start; 0: not yet
 	history  history
 	restarts int
 	lastExit string
@@ -204,7 +205,7 @@ func (s *Supervisor) step(now time.Time) (wait time.Duration, any bool) {
 	return wait, any
 }
 
-// overdue says whether a service is to be started now, and kills one that does not get ready.
+// overdue says whether a service is to be started now, and kills one that does not get ready or hangs.
 func (s *Supervisor) overdue(sv *service, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -212,6 +213,13 @@ func (s *Supervisor) overdue(sv *service, now time.Time) bool {
 		s.log.Warn("service is not ready and is killed", "service", sv.Name, "after", startLimit)
 		s.kill(sv) // its end comes as an event
 		sv.killed = true
+	}
+	if sv.state == machine.Running && !sv.killed {
+		if beat := time.Duration(sv.beat.Load()); beat != 0 && now.Sub(s.start)-beat >= silenceLimit {
+			s.log.Warn("service hangs and is killed", "service", sv.Name, "silent_for", silenceLimit)
+			s.kill(sv)
+			sv.killed = true
+		}
 	}
 	return sv.state == machine.Waiting && !sv.due.IsZero() && !sv.due.After(now)
 }
@@ -315,15 +323,24 @@ func (s *Supervisor) launch(sv *service) error {
 	s.mu.Lock()
 	sv.state, sv.since, sv.killed = machine.Starting, time.Now(), false
 	sv.run, sv.group, sv.proc, sv.output, sv.ready = run, group, proc, output, ready
+	beat := new(atomic.Int64)
+	sv.beat = beat
 	s.mu.Unlock()
 	s.copies.Go(func() {
 		defer output.Close()
 		s.ring.Copy(sv.Name, output)
 	})
 	go func() { // ends at the latest when release closes the pipe
-		var word [1]byte
-		if _, err := io.ReadFull(ready, word[:]); err == nil {
-			s.send(event{service: sv, run: run, what: "ready"})
+		isReady := false
+		words := bufio.NewScanner(ready)
+		for words.Scan() {
+			switch {
+			case words.Text() == Ready && !isReady:
+				isReady = true
+				s.send(event{service: sv, run: run, what: "ready"})
+			case words.Text() == Alive:
+				beat.Store(int64(time.Since(s.start)))
+			}
 		}
 	}()
 	return nil

@@ -151,6 +151,19 @@ func TestGateway(t *testing.T) {
 			})
 		}
 	})
+	step("a service that hangs is started again", func(t *testing.T) {
+		before := service(t, vm, "network")
+		if name := vm.Shell(fmt.Sprintf("cat /proc/%d/comm", before.PID)); !strings.Contains(name, "network") {
+			t.Errorf("ps shows it as %s", name)
+		}
+		vm.Shell(fmt.Sprintf("kill -19 %d", before.PID)) // SIGSTOP
+		vm.Until("network runs again", func() error {
+			if now := service(t, vm, "network"); now.PID == before.PID || now.State != machine.Running {
+				return fmt.Errorf("%+v", now)
+			}
+			return nil
+		})
+	})
 	step("a service that keeps crashing is named and comes back", func(t *testing.T) {
 		named := false
 		for range 8 {
@@ -206,7 +219,7 @@ func TestGateway(t *testing.T) {
 		}
 	})
 	step("the power button ends it in order, also when a service hangs", func(t *testing.T) {
-		vm.Shell(fmt.Sprintf("kill -STOP %d", service(t, vm, "portal").PID))
+		vm.Shell(fmt.Sprintf("kill -19 %d", service(t, vm, "portal").PID))
 		vm.PowerButton()
 		vm.WaitOff()
 		if err := vm.Disk.CheckData(); err != nil {
@@ -352,6 +365,15 @@ func TestOddMachines(t *testing.T) {
 		vm.WaitUp()
 		vm.PowerButton()
 		vm.WaitOff()
+	})
+	t.Run("unknown kernel arguments", func(t *testing.T) { // the kernel hands them to process 1
+		const words = "portal frobnicate=9 -- --help single rescue nosuch.option"
+		image := filepath.Join(testvm.Image(t, "qemu-virt", "arguments", "-arguments", words), "cloudlink.img")
+		vm := testvm.Boot(t, testvm.Options{Image: image})
+		vm.WaitUp()
+		if got := vm.Shell("cat /proc/cmdline"); !strings.Contains(got, words) {
+			t.Errorf("its command line is %s", got)
+		}
 	})
 	t.Run("EDK2 with ACPI, and its power button", func(t *testing.T) {
 		image := filepath.Join(testvm.Image(t, "uefi-arm64", "loader-EDK2"), "cloudlink.img")

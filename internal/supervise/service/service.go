@@ -11,11 +11,13 @@ import (
 	"os/signal"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"cloudlink.local/gateway/internal/logring"
 	"cloudlink.local/gateway/internal/machine"
+	"cloudlink.local/gateway/internal/supervise"
 	"cloudlink.local/gateway/internal/supervise/sandbox"
 )
 
@@ -25,8 +27,15 @@ func Main(rules sandbox.Rules, run func(ctx context.Context, ready func(), log *
 	log := Logger(os.Stderr)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	ready := readiness(os.Getenv("CLOUDLINK_READY_FD"))
+	tell := supervisor(os.Getenv("CLOUDLINK_READY_FD"))
 	os.Unsetenv("CLOUDLINK_READY_FD")
+	var beating sync.WaitGroup
+	defer beating.Wait()
+	defer stop() // ends it
+	ready := sync.OnceFunc(func() {
+		tell(supervise.Ready)
+		beating.Go(func() { beat(ctx, tell) })
+	})
 	if err := rules.Enter(); err != nil {
 		log.Error("shut the service in", "error", err)
 		return 1
@@ -38,17 +47,28 @@ func Main(rules sandbox.Rules, run func(ctx context.Context, ready func(), log *
 	return 0
 }
 
-// readiness returns what tells the supervisor, at most once; nothing where nobody asked.
-func readiness(env string) func() {
+// supervisor returns what writes a line to process 1; nothing does where nobody asked for it.
+func supervisor(env string) (tell func(word string)) {
 	fd, err := strconv.Atoi(env)
 	if err != nil || fd < 3 {
-		return func() {}
+		return func(string) {}
 	}
 	unix.CloseOnExec(fd) // no child of the service keeps it open
-	return sync.OnceFunc(func() {
-		unix.Write(fd, []byte("ready\n"))
-		unix.Close(fd)
-	})
+	return func(word string) { unix.Write(fd, []byte(word+"\n")) }
+}
+
+// beat says that this process lives, until ctx ends.
+func beat(ctx context.Context, tell func(string)) {
+	again := time.NewTicker(supervise.Beat)
+	defer again.Stop()
+	for {
+		tell(supervise.Alive)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Logger returns a logger that writes lines as the supervisor reads them: "<LEVEL>text".

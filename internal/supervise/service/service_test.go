@@ -1,10 +1,10 @@
 package service
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cloudlink.local/gateway/internal/supervise"
 	"cloudlink.local/gateway/internal/supervise/sandbox"
 )
 
@@ -58,9 +59,11 @@ func TestAServiceTellsThatItIsReadyAndStopsWhenAsked(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.Close()
-			word, err := io.ReadAll(r) // ends when the service has closed it, though it runs on
-			if string(word) != "ready\n" || err != nil {
-				t.Errorf("it says %q, %v", word, err)
+			words := bufio.NewScanner(r)
+			for _, want := range []string{supervise.Ready, supervise.Alive, supervise.Alive} {
+				if !words.Scan() || words.Text() != want {
+					t.Errorf("it says %q, %v, want %q", words.Text(), words.Err(), want)
+				}
 			}
 			cmd.Process.Signal(unix.SIGTERM)
 			if err := cmd.Wait(); err != nil {
