@@ -1,0 +1,84 @@
+// Package settings is what the owner has decided: one struct, with its defaults, its rules and its
+// file. The network service owns the file; everybody else asks it over its socket and gets copies.
+package settings
+
+import "net/netip"
+
+// Version is the version of the settings' shape. A file of a lower one is migrated when it is read; of
+// a higher one, written by the newer firmware in the other slot, what is known is taken.
+const Version = 1
+
+// Settings is everything that the owner can set.
+type Settings struct {
+	Version int     `json:"version"`
+	Network Network `json:"network"`
+	Clock   Clock   `json:"clock"`
+}
+
+// Network is how the Ethernet ports are configured. A device with one port uses WAN for it.
+type Network struct {
+	WAN Port `json:"wan"` // the first port
+	LAN Port `json:"lan"` // the second
+}
+
+// A Port is one Ethernet port (D2).
+type Port struct {
+	VLAN   int          `json:"vlan"` // 1 to 4094; 0 for none
+	MTU    int          `json:"mtu"`  // bytes, 1280 to 9000; 0: the DHCP server's, or 1500
+	IPv4   IPv4         `json:"ipv4"`
+	IPv6   IPv6         `json:"ipv6"`
+	DNS    []netip.Addr `json:"dns"` // servers instead of those that are learned; empty: learned
+	Routes []Route      `json:"routes"`
+}
+
+// A Method says where a port's addresses come from.
+type Method string
+
+// The methods. DHCP is IPv4's; Automatic is IPv6's: router advertisements, and DHCPv6 where they
+// tell to use it.
+const (
+	DHCP      Method = "dhcp"
+	Automatic Method = "automatic"
+	Static    Method = "static"
+	Off       Method = "off"
+)
+
+// IPv4 is DHCP, Static or Off. Where DHCP gives nothing, the port has a link-local address.
+type IPv4 struct {
+	Method    Method         `json:"method"`
+	Addresses []netip.Prefix `json:"addresses"` // static only: each with the length of its subnet
+	Router    netip.Addr     `json:"router"`    // static only; zero for none
+}
+
+// IPv6 is Automatic, Static or Off.
+type IPv6 struct {
+	Method    Method         `json:"method"`
+	Addresses []netip.Prefix `json:"addresses"`
+	Router    netip.Addr     `json:"router"`
+}
+
+// A Route leads to Destination through Router.
+type Route struct {
+	Destination netip.Prefix `json:"destination"`
+	Router      netip.Addr   `json:"router"`
+}
+
+// Clock is where the time comes from.
+type Clock struct {
+	Servers []string `json:"servers"` // NTP hosts or addresses; asked after those that DHCP names
+}
+
+// Default returns the settings of a new device.
+func Default() Settings {
+	port := Port{
+		IPv4:   IPv4{Method: DHCP, Addresses: []netip.Prefix{}},
+		IPv6:   IPv6{Method: Automatic, Addresses: []netip.Prefix{}},
+		DNS:    []netip.Addr{},
+		Routes: []Route{},
+	}
+	return Settings{
+		Version: Version,
+		Network: Network{WAN: port, LAN: port},
+		Clock:   Clock{Servers: []string{"pool.ntp.org"}},
+	}
+}
