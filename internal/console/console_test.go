@@ -214,8 +214,16 @@ func TestAPersonUsesTheConsole(t *testing.T) {
 	t.Parallel()
 	f := &fake{view: sample(), log: []machine.Entry{
 		{Seq: 1, Source: "kernel", Level: machine.LevelInfo, Text: "Booting"},
-		{Seq: 2, Source: "portal", Level: machine.LevelWarn, Text: "a warning"},
+		{Seq: 2, Source: "init", Level: machine.LevelInfo, Text: "process 1 is up"},
+		{Seq: 3, Source: "kernel", Level: machine.LevelWarn, Text: "too hot"},
+		{Seq: 4, Source: "portal", Level: machine.LevelWarn, Text: "a warning"},
+		{Seq: 5, Source: "kernel", Level: machine.LevelInfo, Text: "chatter"},
 	}}
+	const (
+		menu    = "\nMenu\n  1  Addresses\n  2  Log\n  3  Restart\n  4  Power off\n  5  Deutsch\n  0  Back\n> "
+		logMenu = "\nLog\n  1  Last lines\n  2  Errors and warnings only\n  3  Follow\n" +
+			"  4  Everything, with all messages of the kernel\n  0  Back\n> "
+	)
 	path := filepath.Join(t.TempDir(), "tty")
 	l := newLine(t, path).read()
 	stop := start(t, f, path)
@@ -223,28 +231,32 @@ func TestAPersonUsesTheConsole(t *testing.T) {
 	l.expect("Press Enter for the menu.\n")
 
 	l.typ("\r")
-	if menu := l.expect("> "); strings.Contains(menu, "oot shell") {
-		t.Errorf("a production image offers a root shell:\n%s", menu)
-	}
+	l.expect("\n" + menu) // no root shell: this is no development image
 	l.typ("1\r")
 	l.expect("1\n  Port      eth0, 1000 Mbit/s, 52:54:00:12:34:56\n")
-	l.expect("> ")
-	l.typ("2\r1\r")
-	l.expect("Booting\n00:00:00 W portal: a warning\n> ")
+	l.expect("router 10.0.2.2\n            DNS 10.0.2.3\n" + menu)
 	l.typ("2\r")
-	if errors := l.expect("a warning\n> "); strings.Contains(errors, "Booting") {
-		t.Errorf("errors and warnings are:\n%s", errors)
-	}
+	l.expect("2\n" + logMenu)
+	l.typ("1\r") // our own lines, and what matters of the kernel's
+	l.expect("1\n00:00:00   init: process 1 is up\n00:00:00 W kernel: too hot\n00:00:00 W portal: a warning\n" + logMenu)
+	l.typ("2\r")
+	l.expect("2\n00:00:00 W kernel: too hot\n00:00:00 W portal: a warning\n" + logMenu)
+	l.typ("4\r")
+	l.expect("4\n00:00:00   kernel: Booting\n00:00:00   init: process 1 is up\n00:00:00 W kernel: too hot\n" +
+		"00:00:00 W portal: a warning\n00:00:00   kernel: chatter\n" + logMenu)
 	l.typ("3\r")
-	l.expect("Press Enter to end.\n")
-	l.expect("a warning\n")
+	l.expect("3\n  Press Enter to end.\n00:00:00   init: process 1 is up\n00:00:00 W kernel: too hot\n00:00:00 W portal: a warning\n")
 	f.set(func(f *fake) {
-		f.log = append(f.log, machine.Entry{Seq: 3, Source: "network", Level: machine.LevelInfo, Text: "news"})
+		f.log = append(f.log,
+			machine.Entry{Seq: 6, Source: "kernel", Level: machine.LevelInfo, Text: "more chatter"},
+			machine.Entry{Seq: 7, Source: "network", Level: machine.LevelInfo, Text: "news"})
 	})
-	l.expect("network: news\n")
+	if before := l.expect("network: news\n"); strings.Contains(before, "chatter") {
+		t.Errorf("followed:\n%s", before)
+	}
 	l.typ("\r0\r")
-	l.expect("Power off\n")
-	l.expect("> ")
+	l.expect(logMenu)
+	l.expect(menu)
 	l.typ("5\r")
 	l.expect("Neu starten")
 	l.expect("> ")
@@ -252,7 +264,8 @@ func TestAPersonUsesTheConsole(t *testing.T) {
 	l.expect("Gateway neu starten? [j/N] n\n")
 	l.expect("> ")
 	l.typ("4\rj\r")
-	l.expect("Das ging schief: not now\n> ")
+	l.expect("Das ging schief: not now\n\nMenü\n")
+	l.expect("> ")
 	l.typ("3\rj\r")
 	l.expect("Das Gateway startet neu.\n")
 	if want := []string{"power off", "restart"}; !slices.Equal(f.asked, want) {
@@ -261,11 +274,54 @@ func TestAPersonUsesTheConsole(t *testing.T) {
 	l.typ("\r")
 	l.expect("\n  Seite     http://10.0.2.15/\n")
 	l.expect("Menü.\n")
+	l.typ("1\r") // a choice at the screen counts
+	l.expect("1\n  Anschluss eth0")
+	l.expect("0  Zurück\n> ")
+	l.typ("0\r")
+	l.expect("Menü.\n")
+	l.typ("\r2\r1\r") // and those typed at once after Enter
+	l.expect("init: process 1 is up\n")
+	l.expect("> ")
+	l.typ("0\r0\r")
+	l.expect("Seite")
+	l.expect("Menü.\n")
 
 	// A change is printed by itself.
 	f.set(func(f *fake) { f.view.Network = &network.Status{} })
 	l.expect("Kein Netzwerkanschluss gefunden")
 	stop()
+}
+
+func TestEverythingIsTheEndOfALongLog(t *testing.T) {
+	t.Parallel()
+	f := &fake{view: sample()}
+	for i := range 2 * allLines {
+		f.log = append(f.log, machine.Entry{Seq: uint64(i + 1), Source: "kernel", Level: machine.LevelDebug, Text: fmt.Sprintf("line %04d", i+1)})
+	}
+	path := filepath.Join(t.TempDir(), "tty")
+	l := newLine(t, path).read()
+	start(t, f, path)
+	l.expect("Press Enter for the menu.\n")
+	l.typ("2\r1\r4\r")
+	l.expect("Nothing.\n")
+	l.expect(fmt.Sprintf("(earlier lines left out: %d)\n00:00:00   kernel: line %04d\n", allLines, allLines+1))
+	l.expect(fmt.Sprintf("line %04d\n\nLog\n", 2*allLines))
+}
+
+func TestWhatIsBeingTypedOutlivesANewScreen(t *testing.T) {
+	t.Parallel()
+	f := &fake{view: sample()}
+	path := filepath.Join(t.TempDir(), "tty")
+	l := newLine(t, path).read()
+	start(t, f, path)
+	l.expect("Press Enter for the menu.\n")
+	l.typ("1")
+	l.expect("1")
+	f.set(func(f *fake) { f.view.Network = &network.Status{} })
+	l.expect("No network port found")
+	l.expect("Press Enter for the menu.\n1")
+	l.typ("\r")
+	l.expect("\n  Port      none found\n")
 }
 
 func TestAMenuIsNotDisturbed(t *testing.T) {

@@ -8,8 +8,10 @@ import (
 // A place is where in the dialogue the terminal is.
 //
 //	screen ─ Enter ─→ menu ─ 2 ─→ logs ─ 3 ─→ following
-//	  ↑                │ │          │
+//	  ↑                │ │
 //	  └─ Enter, 0 ─────┘ └─ 3, 4 ─→ asked ─ y ─→ the machine goes down
+//
+// At the screen a choice of the menu counts as well: whoever knows it need not see it first.
 type place string
 
 const (
@@ -29,6 +31,7 @@ const (
 	showAddresses action = "show addresses"
 	showLog       action = "show log"
 	showErrors    action = "show errors"
+	showAll       action = "show all"
 	startFollow   action = "follow"
 	doRestart     action = "restart"
 	doPowerOff    action = "power off"
@@ -48,7 +51,10 @@ func (d *dialogue) line(typed string) (text string, do action) {
 	typed = strings.ToLower(strings.TrimSpace(typed))
 	switch d.place {
 	case inMenu:
-		return d.menuLine(typed)
+		if text, do, ok := d.choose(typed); ok {
+			return text, do
+		}
+		return d.unknown(typed) + d.menu(), nothing
 	case inLogs:
 		switch typed {
 		case "1":
@@ -58,6 +64,8 @@ func (d *dialogue) line(typed string) (text string, do action) {
 		case "3":
 			d.place = following
 			return "  " + d.lang.followHint + "\n", startFollow
+		case "4":
+			return "", showAll
 		case "", "0":
 			d.place = inMenu
 			return d.menu(), nothing
@@ -74,38 +82,42 @@ func (d *dialogue) line(typed string) (text string, do action) {
 		return d.logMenu(), nothing
 	}
 	d.place = inMenu
+	if typed != "" && typed != "0" {
+		if text, do, ok := d.choose(typed); ok {
+			return text, do
+		}
+	}
 	return d.menu(), nothing
 }
 
-func (d *dialogue) menuLine(typed string) (text string, do action) {
+// choose takes a choice of the menu; ok is false where there is none of this name.
+func (d *dialogue) choose(typed string) (text string, do action, ok bool) {
 	switch typed {
 	case "", "0":
 		d.place = atScreen
-		return "", showScreen
+		return "", showScreen, true
 	case "1":
-		return "", showAddresses
+		return "", showAddresses, true
 	case "2":
 		d.place = inLogs
-		return d.logMenu(), nothing
+		return d.logMenu(), nothing, true
 	case "3":
 		d.place, d.answer = asked, doRestart
-		return "", nothing
+		return "", nothing, true
 	case "4":
 		d.place, d.answer = asked, doPowerOff
-		return "", nothing
+		return "", nothing, true
 	case "5":
 		if d.lang == &german {
 			d.lang = &english
 		} else {
 			d.lang = &german
 		}
-		return d.menu(), nothing
+		return d.menu(), nothing, true
 	case "9":
-		if d.shell {
-			return "", startShell
-		}
+		return "", startShell, d.shell
 	}
-	return d.unknown(typed) + d.menu(), nothing
+	return "", nothing, false
 }
 
 func (d *dialogue) unknown(typed string) string {
@@ -127,6 +139,14 @@ func (d *dialogue) prompt() string {
 	return "> "
 }
 
+// choices is the menu that the terminal is in, to be printed again below what was shown.
+func (d *dialogue) choices() string {
+	if d.place == inLogs {
+		return d.logMenu()
+	}
+	return d.menu()
+}
+
 func (d *dialogue) menu() string {
 	l := d.lang
 	text := "\n" + l.menu + "\n" + choice(1, l.addresses) + choice(2, l.log) + choice(3, l.restart) +
@@ -139,7 +159,8 @@ func (d *dialogue) menu() string {
 
 func (d *dialogue) logMenu() string {
 	l := d.lang
-	return "\n" + l.logMenu + "\n" + choice(1, l.logTail) + choice(2, l.logErrors) + choice(3, l.follow) + choice(0, l.back)
+	return "\n" + l.logMenu + "\n" + choice(1, l.logTail) + choice(2, l.logErrors) + choice(3, l.follow) +
+		choice(4, l.logAll) + choice(0, l.back)
 }
 
 func choice(key int, text string) string { return fmt.Sprintf("  %d  %s\n", key, text) }

@@ -95,8 +95,14 @@ func TestDialogueLeadsThroughTheMenu(t *testing.T) {
 		"0 closes it":                      {",0", false, atScreen, showScreen, ""},
 		"addresses":                        {",1", false, inMenu, showAddresses, ""},
 		"log menu":                         {",2", false, inLogs, nothing, "Follow"},
+		"a choice at the screen counts":    {"1", false, inMenu, showAddresses, ""},
+		"as the log's menu does":           {"2", false, inLogs, nothing, "Last lines"},
+		"a restart is asked there too":     {"3", false, asked, nothing, ""},
+		"0 has nowhere to go":              {"0", false, inMenu, nothing, "Menu"},
+		"no shell from there either":       {"9", false, inMenu, nothing, "Menu"},
 		"log":                              {",2,1", false, inLogs, showLog, ""},
 		"errors":                           {",2,2", false, inLogs, showErrors, ""},
+		"everything":                       {",2,4", false, inLogs, showAll, ""},
 		"follow":                           {",2,3", false, following, startFollow, "Press Enter to end."},
 		"end of follow":                    {",2,3,", false, inLogs, nothing, "Log"},
 		"back from the log":                {",2,0", false, inMenu, nothing, "Menu"},
@@ -115,7 +121,7 @@ func TestDialogueLeadsThroughTheMenu(t *testing.T) {
 		"no shell in a production image":   {",9", false, inMenu, nothing, `no choice "9"`},
 		"a shell in a development image":   {",9", true, inMenu, startShell, ""},
 		"which the menu says":              {"", true, inMenu, nothing, "9  Root shell"},
-		"in German as well, for the tests": {",5", true, inMenu, nothing, "root shell"},
+		"in German as well":                {",5", true, inMenu, nothing, "9  Root-Shell (nur in Entwicklungs-Images)\n"},
 		"nonsense":                         {",%s%n", false, inMenu, nothing, `no choice "%s%n"`},
 	} {
 		t.Run(name, func(t *testing.T) {

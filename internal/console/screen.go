@@ -242,7 +242,7 @@ func addressPage(v View, l *language) string {
 			p.item("", fmt.Sprintf("%s %s (%s, %s)", l.address, a.Prefix, l.sources[string(a.Source)], left))
 		}
 		if port.Gateway.IsValid() {
-			p.item("", l.gateway+" "+port.Gateway.String())
+			p.item("", l.router+" "+port.Gateway.String())
 		}
 		if len(port.DNS) > 0 {
 			var list []string
@@ -329,7 +329,7 @@ func runes(s string, n int) int {
 // clean makes a value from elsewhere fit for a terminal.
 func clean(s string) string { return printable(s, maxValue) }
 
-// printable is at most n runes of s, without what a terminal would obey.
+// printable is at most n runes of s, with "?" for what a terminal would obey.
 func printable(s string, n int) string {
 	var b strings.Builder
 	for _, r := range s {
@@ -337,10 +337,16 @@ func printable(s string, n int) string {
 			b.WriteString("...")
 			break
 		}
-		if !unicode.IsPrint(r) {
+		if !unicode.IsPrint(r) || startsSequence(r) {
 			r = '?'
 		}
 		b.WriteRune(r)
 	}
 	return b.String()
+}
+
+// startsSequence says whether a terminal that knows no UTF-8 could take one of r's bytes for the
+// start of a command, as ESC [ is one: Û is sent as 0xC3 0x9B, and 0x9B alone means the same.
+func startsSequence(r rune) bool {
+	return r >= utf8.RuneSelf && slices.ContainsFunc([]byte(string(r)), func(b byte) bool { return b >= 0x90 && b <= 0x9f })
 }

@@ -193,12 +193,37 @@ func TestLogLinesAreFoldedAndHarmless(t *testing.T) {
 		{Time: at, Source: "kernel", Level: machine.LevelError, Text: strings.Repeat("word ", 60)},
 		{Time: at, Source: strings.Repeat("x", 500), Level: machine.LevelWarn, Text: strings.Repeat("y", 5000)},
 		{Source: "\x1b[2J", Text: "\x1b[31m\xff\u202e\r"},
+		{Source: "Û31m", Text: "\u009b31m Û31m ß0;x"},
 		{},
 	} {
 		fits(t, entryLine(e))
 	}
 	if got := entryLine(machine.Entry{Time: at, Source: "portal", Level: machine.LevelWarn, Text: "a word"}); got != "03:04:05 W portal: a word\n" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// A service may write what it likes: a terminal shows it and does not obey it, not even one that
+// knows no UTF-8 and takes the byte 0x9B for ESC [.
+func TestEscapeSequencesInTheLogAreShownNotObeyed(t *testing.T) {
+	for text, want := range map[string]string{
+		`\x1b[2Jgone`:             `\x1b[2Jgone`, // as process 1 hands it on
+		"\x1b[2J\x1b]0;title\x07": "?[2J?]0;title?",
+		"\u009b31m":               "?31m",
+		"Û31m \u01d0x":            "?31m ?x",
+		"grüne Wörter":            "grüne Wörter",
+		"\u202eright to left":     "?right to left",
+		"\r\n\x08\x05":            "????",
+	} {
+		got := entryLine(machine.Entry{Source: "portal", Level: machine.LevelInfo, Text: text})
+		if got != "00:00:00   portal: "+want+"\n" {
+			t.Errorf("%q is shown as %q, want %q", text, got, want)
+		}
+		for _, b := range []byte(got) {
+			if b < ' ' && b != '\n' || b == 0x7f || b >= 0x90 && b <= 0x9f {
+				t.Errorf("%q is sent with a byte %#x", text, b)
+			}
+		}
 	}
 }
 

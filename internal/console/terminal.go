@@ -31,6 +31,7 @@ type terminal struct {
 const (
 	idle     = 2 * time.Minute // a menu stays open without typing
 	logLines = 40              // of the log on a page
+	allLines = 500             // of all that is in it: the kernel's start, and some seconds on a serial line
 	newLines = 200             // of the log in a second, while following
 )
 
@@ -49,6 +50,7 @@ func (t *terminal) run(ctx context.Context) {
 			t.log.Warn("terminal: "+told, "path", t.path)
 		}
 		t.dialogue.place = atScreen
+		t.editor = editor{}
 		t.news = announcer{} // whoever opens the line again has seen nothing
 		select {
 		case <-time.After(period):
@@ -99,6 +101,7 @@ func (t *terminal) refresh(ctx context.Context) error {
 		return nil
 	case t.dialogue.place != atScreen: // whoever it was has gone
 		t.dialogue.place = atScreen
+		t.editor = editor{}
 		return t.show()
 	case t.news.announce(t.view, now):
 		return t.show()
@@ -106,9 +109,10 @@ func (t *terminal) refresh(ctx context.Context) error {
 	return nil
 }
 
+// show prints the screen, and below it what somebody is about to type.
 func (t *terminal) show() error {
 	t.news.shown(t.view)
-	return t.tty.print(Screen(t.view, t.dialogue.lang.code))
+	return t.tty.print(Screen(t.view, t.dialogue.lang.code) + string(t.editor.line))
 }
 
 // typed takes what came in.
@@ -143,11 +147,13 @@ func (t *terminal) do(ctx context.Context, a action) error {
 	case showScreen:
 		return t.show()
 	case showAddresses:
-		return t.tty.print(addressPage(t.view, l))
+		return t.printView(addressPage(t.view, l))
 	case showLog:
-		return t.printLog(ctx, machine.LevelInfo)
+		return t.printLog(ctx, machine.LevelInfo, ours, logLines)
 	case showErrors:
-		return t.printLog(ctx, machine.LevelWarn)
+		return t.printLog(ctx, machine.LevelWarn, all, logLines)
+	case showAll:
+		return t.printLog(ctx, machine.LevelDebug, all, allLines)
 	case startFollow:
 		t.seen = 0
 		return t.follow(ctx)
@@ -175,23 +181,34 @@ func (t *terminal) goDown(ctx context.Context, ask func(context.Context) error, 
 	ctx, cancel := context.WithTimeout(ctx, logTime)
 	defer cancel()
 	if err := ask(ctx); err != nil {
-		text = fmt.Sprintf(t.dialogue.lang.failed, clean(err.Error()))
+		return t.printView("  " + fmt.Sprintf(t.dialogue.lang.failed, clean(err.Error())) + "\n")
 	}
 	return t.tty.print("  " + text + "\n")
 }
 
-// printLog prints the end of the log.
-func (t *terminal) printLog(ctx context.Context, level machine.Level) error {
+// printView prints what was asked for, and below it the menu again.
+func (t *terminal) printView(text string) error {
+	return t.tty.print(text + t.dialogue.choices())
+}
+
+// all and ours say which entries of the log to show. The kernel says much that concerns nobody but
+// its developers: of its lines, ours has the warnings and what is graver.
+func all(machine.Entry) bool    { return true }
+func ours(e machine.Entry) bool { return e.Source != "kernel" || e.Level <= machine.LevelWarn }
+
+// printLog prints the last lines of what is wanted of the log.
+func (t *terminal) printLog(ctx context.Context, level machine.Level, wanted func(machine.Entry) bool, lines int) error {
 	ctx, cancel := context.WithTimeout(ctx, logTime)
 	defer cancel()
 	list, err := t.machine.Log(ctx, 0, level)
 	if err != nil {
-		return t.tty.print("  " + fmt.Sprintf(t.dialogue.lang.failed, clean(err.Error())) + "\n")
+		return t.printView("  " + fmt.Sprintf(t.dialogue.lang.failed, clean(err.Error())) + "\n")
 	}
-	if len(list) == 0 {
-		return t.tty.print("  " + t.dialogue.lang.logEmpty + "\n")
+	text := t.entries(list, wanted, lines)
+	if text == "" {
+		text = "  " + t.dialogue.lang.logEmpty + "\n"
 	}
-	return t.tty.print(entries(list[max(0, len(list)-logLines):]))
+	return t.printView(text)
 }
 
 // follow prints what has come to the log since it last did.
@@ -206,18 +223,19 @@ func (t *terminal) follow(ctx context.Context) error {
 	if t.seen == 0 {
 		lines = logLines
 	}
-	text := ""
-	if left := len(list) - lines; left > 0 {
-		text = "  " + fmt.Sprintf(t.dialogue.lang.logSkipped, left) + "\n"
-		list = list[left:]
-	}
 	t.seen = list[len(list)-1].Seq
-	return t.tty.print(text + entries(list))
+	return t.tty.print(t.entries(list, ours, lines))
 }
 
-func entries(list []machine.Entry) string {
+// entries is the last lines of what is wanted of list.
+func (t *terminal) entries(list []machine.Entry, wanted func(machine.Entry) bool, lines int) string {
+	list = slices.DeleteFunc(list, func(e machine.Entry) bool { return !wanted(e) })
 	var b strings.Builder
-	for e := range slices.Values(list) {
+	if left := len(list) - lines; left > 0 {
+		fmt.Fprintf(&b, "  "+t.dialogue.lang.logSkipped+"\n", left)
+		list = list[left:]
+	}
+	for _, e := range list {
 		b.WriteString(entryLine(e))
 	}
 	return b.String()

@@ -18,8 +18,9 @@ type language struct {
 	second, minute, hour, day               string // one of them
 	menuHint, menu, addresses, log, restart string
 	powerOff, shell, back, unknown          string
-	address, gateway, dns, forever, fixed   string
+	address, router, dns, forever, fixed    string
 	logMenu, logTail, logErrors, follow     string
+	logAll                                  string
 	logEmpty, followHint, logSkipped        string
 	askRestart, askPowerOff, answerYes, no  string
 	restarting, poweringOff, failed         string
@@ -46,9 +47,10 @@ var english = language{
 	menuHint: "Press Enter for the menu.", menu: "Menu",
 	addresses: "Addresses", log: "Log", restart: "Restart", powerOff: "Power off",
 	shell: "Root shell (development images only)", back: "Back", unknown: "There is no choice %q.",
-	address: "address", gateway: "gateway", dns: "DNS", forever: "for ever", fixed: "for %s",
+	address: "address", router: "router", dns: "DNS", forever: "no expiry", fixed: "%s left",
 	logMenu: "Log", logTail: "Last lines", logErrors: "Errors and warnings only", follow: "Follow",
-	logEmpty: "Nothing.", followHint: "Press Enter to end.", logSkipped: "(%d lines left out)",
+	logAll:   "Everything, with all messages of the kernel",
+	logEmpty: "Nothing.", followHint: "Press Enter to end.", logSkipped: "(earlier lines left out: %d)",
 	askRestart: "Restart the gateway?", askPowerOff: "Power the gateway off?", answerYes: "y", no: "N",
 	restarting: "The gateway restarts.", poweringOff: "The gateway powers off.",
 	failed:  "That failed: %v",
@@ -69,12 +71,13 @@ var german = language{
 	restarts: "%d Neustarts",
 	second:   "1 Sekunde", minute: "1 Minute", hour: "1 Stunde", day: "1 Tag",
 	seconds: "%d Sekunden", minutes: "%d Minuten", hours: "%d Stunden", days: "%d Tage",
-	menuHint: "Eingabetaste: Menü.", menu: "Menü",
+	menuHint: "Drücken Sie die Eingabetaste für das Menü.", menu: "Menü",
 	addresses: "Adressen", log: "Protokoll", restart: "Neu starten", powerOff: "Ausschalten",
-	shell: "Root-Shell (root shell, nur Entwicklung)", back: "Zurück", unknown: "Die Auswahl %q gibt es nicht.",
-	address: "Adresse", gateway: "Gateway", dns: "DNS", forever: "unbegrenzt", fixed: "noch %s",
+	shell: "Root-Shell (nur in Entwicklungs-Images)", back: "Zurück", unknown: "Die Auswahl %q gibt es nicht.",
+	address: "Adresse", router: "Router", dns: "DNS", forever: "unbegrenzt", fixed: "noch %s",
 	logMenu: "Protokoll", logTail: "Letzte Zeilen", logErrors: "Nur Fehler und Warnungen", follow: "Mitlesen",
-	logEmpty: "Nichts.", followHint: "Ende mit der Eingabetaste.", logSkipped: "(%d Zeilen ausgelassen)",
+	logAll:   "Alles, mit sämtlichen Meldungen des Kernels",
+	logEmpty: "Nichts.", followHint: "Ende mit der Eingabetaste.", logSkipped: "(frühere Zeilen ausgelassen: %d)",
 	askRestart: "Gateway neu starten?", askPowerOff: "Gateway ausschalten?", answerYes: "j", no: "N",
 	restarting: "Das Gateway startet neu.", poweringOff: "Das Gateway schaltet sich aus.",
 	failed:  "Das ging schief: %v",

@@ -31,9 +31,12 @@ func ttys(active, dev string) []string {
 	return list
 }
 
-// patience is how long a terminal may hold our output up (flow control, nobody at the other end of
-// a virtual line) before the rest of it is dropped.
-const patience = 5 * time.Second
+// patience is how long a terminal may hold a portion of our output up (flow control, nobody at the
+// other end of a virtual line) before the rest is dropped. Even 9600 baud take a portion in a second.
+const (
+	patience = 5 * time.Second
+	portion  = 1 << 10 // bytes
+)
 
 // A tty is an open terminal.
 type tty struct {
@@ -88,18 +91,22 @@ func (t *tty) close() {
 // print writes text. A terminal that does not take it gets none of the rest; one that hung up is
 // an error.
 func (t *tty) print(text string) error {
-	if text == "" {
-		return nil
+	for text != "" {
+		n := min(len(text), portion)
+		if err := t.file.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+			return err
+		}
+		_, err := t.file.WriteString(text[:n])
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			// What the kernel still holds would keep us from closing the terminal.
+			return control(t.file, func(fd int) error { return unix.IoctlSetInt(fd, unix.TCFLSH, unix.TCOFLUSH) })
+		}
+		if err != nil {
+			return err
+		}
+		text = text[n:]
 	}
-	if err := t.file.SetWriteDeadline(time.Now().Add(patience)); err != nil {
-		return err
-	}
-	_, err := t.file.WriteString(text)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		// What the kernel still holds would keep us from closing the terminal.
-		return control(t.file, func(fd int) error { return unix.IoctlSetInt(fd, unix.TCFLSH, unix.TCOFLUSH) })
-	}
-	return err
+	return nil
 }
 
 // A mode is how a terminal treats bytes.
