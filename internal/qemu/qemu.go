@@ -29,9 +29,9 @@ const (
 // A NIC is one virtio network card. With no Tap it is QEMU's user-mode network: a DHCP server at
 // 10.0.2.2 gives 10.0.2.15, and 127.0.0.1:Forward on this host leads to the guest's port 80.
 type NIC struct {
-	Tap     string
-	Forward int    // 0 for none
-	MAC     string // "" for one by the card's place: give one where two machines share a LAN
+	Tap     *os.File // an open tap, in whatever namespace it is
+	Forward int      // 0 for none
+	MAC     string   // "" for one by the card's place: give one where two machines share a LAN
 }
 
 // Config is a machine.
@@ -73,11 +73,12 @@ var files = map[Firmware]struct{ pkg, code, vars string }{
 
 // Start starts the machine. It ends with ctx at the latest.
 func Start(ctx context.Context, c Config) (*Machine, error) {
-	args, err := c.args()
+	args, taps, err := c.args()
 	if err != nil {
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, "qemu-system-aarch64", args...)
+	cmd.ExtraFiles = taps
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid:   true,            // Ctrl-C is ours to handle, not QEMU's
 		Pdeathsig: syscall.SIGKILL, // a killed test leaves no machine behind
@@ -119,14 +120,15 @@ type console struct {
 func (c console) Write(b []byte) (int, error) { return c.in.Write(b) }
 func (c console) Close() error                { return errors.Join(c.ReadCloser.Close(), c.in.Close()) }
 
-func (c Config) args() ([]string, error) {
+// args returns QEMU's arguments and the taps among them, which it finds at file 3 and up.
+func (c Config) args() (args []string, taps []*os.File, err error) {
 	fw, ok := files[c.Firmware]
 	if !ok {
-		return nil, fmt.Errorf("firmware %q: want %s, %s or %s", c.Firmware, UBoot, EDK2, SecureBoot)
+		return nil, nil, fmt.Errorf("firmware %q: want %s, %s or %s", c.Firmware, UBoot, EDK2, SecureBoot)
 	}
 	for _, f := range []string{fw.code, fw.vars} {
 		if _, err := os.Stat(f); f != "" && err != nil {
-			return nil, fmt.Errorf("firmware %s: %w: install the package %s (scripts/setup does)", c.Firmware, err, fw.pkg)
+			return nil, nil, fmt.Errorf("firmware %s: %w: install the package %s (scripts/setup does)", c.Firmware, err, fw.pkg)
 		}
 	}
 	memory, cpus := c.MemoryMB, c.CPUs
@@ -150,7 +152,7 @@ func (c Config) args() ([]string, error) {
 		// out of the tree.
 		board = "virt,acpi=off"
 	}
-	args := []string{
+	args = []string{
 		"-M", board, "-cpu", cpu, "-smp", strconv.Itoa(cpus), "-m", strconv.Itoa(memory),
 		"-display", "none", "-monitor", "none", "-serial", "stdio", "-nodefaults",
 		"-qmp", "unix:" + filepath.Join(c.Dir, "qmp") + ",server=on,wait=off",
@@ -165,7 +167,7 @@ func (c Config) args() ([]string, error) {
 		vars := filepath.Join(c.Dir, "vars.fd")
 		if _, err := os.Stat(vars); errors.Is(err, os.ErrNotExist) {
 			if err := copyFile(vars, fw.vars); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 		}
 		args = append(args,
@@ -174,12 +176,13 @@ func (c Config) args() ([]string, error) {
 	}
 	for i, n := range c.NICs {
 		id := fmt.Sprintf("net%d", i)
-		backend := "tap,script=no,downscript=no,id=" + id + ",ifname=" + n.Tap
-		if n.Tap == "" {
-			backend = "user,id=" + id
-			if n.Forward != 0 {
-				backend += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:80", n.Forward)
-			}
+		backend := "user,id=" + id
+		switch {
+		case n.Tap != nil:
+			backend = fmt.Sprintf("tap,id=%s,fd=%d", id, 3+len(taps))
+			taps = append(taps, n.Tap)
+		case n.Forward != 0:
+			backend += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:80", n.Forward)
 		}
 		mac := n.MAC
 		if mac == "" {
@@ -187,7 +190,7 @@ func (c Config) args() ([]string, error) {
 		}
 		args = append(args, "-netdev", backend, "-device", "virtio-net-pci,netdev="+id+",mac="+mac+",romfile=")
 	}
-	return append(args, c.Args...), nil
+	return append(args, c.Args...), taps, nil
 }
 
 func copyFile(dst, src string) error {

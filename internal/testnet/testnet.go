@@ -4,8 +4,11 @@
 package testnet
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -203,6 +206,18 @@ func (p *Peer) Do(f func() error) error {
 		return fmt.Errorf("testnet: enter network namespace: %w", err)
 	}
 	return f()
+}
+
+// Dial connects from p's namespace to an address: names are not looked up there.
+func (p *Peer) Dial(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+	if _, err := netip.ParseAddrPort(addr); err != nil {
+		return nil, fmt.Errorf("testnet: dial: %w", err)
+	}
+	err = p.Do(func() error {
+		conn, err = new(net.Dialer).DialContext(ctx, network, addr) // with one address, on this goroutine
+		return err
+	})
+	return conn, err
 }
 
 // IP runs ip(8) in p's namespace and returns what it printed.

@@ -81,8 +81,8 @@ func SnakeoilKeys(t testing.TB) string {
 	dir := filepath.Join(t.TempDir(), "keys")
 	plain := filepath.Join(t.TempDir(), "snakeoil.key")
 	const snakeoil = "/usr/share/qemu-efi-aarch64/PkKek-1-snakeoil"
-	run(t, root, nil, "openssl", "rsa", "-in", snakeoil+".key", "-passin", "pass:snakeoil", "-out", plain)
-	run(t, root, nil, "go", "run", "./firmware", "keys", "init", "-kind", "development",
+	mustRun(t, root, "openssl", "rsa", "-in", snakeoil+".key", "-passin", "pass:snakeoil", "-out", plain)
+	mustRun(t, root, "go", "run", "./firmware", "keys", "init", "-kind", "development",
 		"-secure-boot-key", plain, "-secure-boot-cert", snakeoil+".pem", dir)
 	return dir
 }

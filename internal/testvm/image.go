@@ -1,6 +1,7 @@
 package testvm
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,23 +10,31 @@ import (
 	"testing"
 )
 
-var built sync.Map // output folder → *sync.Once
+var built sync.Map // output folder → what builds it once
 
 // Image builds an image of the board with more of the builder's flags, once for the whole test
 // run, and returns the folder it lies in: cloudlink.img and the parts of its slot.
 func Image(t testing.TB, board, name string, flags ...string) string {
 	t.Helper()
-	root := Root(t)
-	dir := filepath.Join(root, "build", "test", name)
-	once, _ := built.LoadOrStore(dir, new(sync.Once))
-	once.(*sync.Once).Do(func() {
-		args := append([]string{"run", "./firmware", "image", "-board", board, "-o", dir}, flags...)
-		run(t, root, nil, "go", args...)
-	})
-	if _, err := os.Stat(filepath.Join(dir, "cloudlink.img")); err != nil {
-		t.Fatalf("the image %s was not built: %v", name, err)
+	dir, err := BuildImage(board, name, flags...)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return dir
+}
+
+// BuildImage is Image for where there is no test yet.
+func BuildImage(board, name string, flags ...string) (dir string, err error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	dir = filepath.Join(root, "build", "test", name)
+	build, _ := built.LoadOrStore(dir, sync.OnceValue(func() error {
+		args := append([]string{"run", "./firmware", "image", "-board", board, "-o", dir}, flags...)
+		return run(root, nil, "go", args...)
+	}))
+	return dir, build.(func() error)()
 }
 
 // Binary builds a program of this module for the device and returns its path.
@@ -33,27 +42,44 @@ func Binary(t testing.TB, pkg string) string {
 	t.Helper()
 	root := Root(t)
 	out := filepath.Join(root, "build", "test", "bin", filepath.Base(pkg))
-	run(t, root, []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm64"},
-		"go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, pkg)
+	if err := run(root, []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm64"},
+		"go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, pkg); err != nil {
+		t.Fatal(err)
+	}
 	return out
 }
 
 // Root is the folder of go.mod.
 func Root(t testing.TB) string {
 	t.Helper()
-	out, err := exec.Command("go", "env", "GOMOD").Output()
+	root, err := moduleRoot()
 	if err != nil {
-		t.Fatalf("go env: %v", err)
+		t.Fatal(err)
 	}
-	return filepath.Dir(strings.TrimSpace(string(out)))
+	return root
 }
 
-func run(t testing.TB, dir string, env []string, name string, args ...string) {
+func moduleRoot() (string, error) {
+	out, err := exec.Command("go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("go env: %w", err)
+	}
+	return filepath.Dir(strings.TrimSpace(string(out))), nil
+}
+
+func mustRun(t testing.TB, dir, name string, args ...string) {
 	t.Helper()
+	if err := run(dir, nil, name, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func run(dir string, env []string, name string, args ...string) error {
 	cmd := exec.Command(name, args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", strings.Join(cmd.Args, " "), err, out)
+		return fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, out)
 	}
+	return nil
 }

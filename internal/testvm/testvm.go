@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -27,7 +28,8 @@ type VM struct {
 
 	t       testing.TB
 	config  qemu.Config
-	forward int
+	portal  string // its address
+	client  http.Client
 	machine *qemu.Machine
 	console *qemu.Console
 	shell   *Shell // nil until it is opened
@@ -65,10 +67,12 @@ func New(t testing.TB, o Options) *VM {
 	vm := &VM{t: t, Disk: &Disk{t: t, path: disk}, console: qemu.NewConsole()}
 	nics := o.NICs
 	if nics == nil && !o.NoNIC {
-		if vm.forward, err = qemu.FreePort(); err != nil {
+		port, err := qemu.FreePort()
+		if err != nil {
 			t.Fatal(err)
 		}
-		nics = []qemu.NIC{{Forward: vm.forward}}
+		nics = []qemu.NIC{{Forward: port}}
+		vm.Reach(fmt.Sprintf("127.0.0.1:%d", port), nil)
 	}
 	vm.config = qemu.Config{
 		Firmware: o.Firmware, Disk: disk, MemoryMB: o.MemoryMB, CPU: o.CPU,
@@ -167,13 +171,22 @@ func (vm *VM) Type(text string) {
 	}
 }
 
-// URL is the portal's address on this host, followed by path.
-func (vm *VM) URL(path string) string { return fmt.Sprintf("http://127.0.0.1:%d%s", vm.forward, path) }
+// Reach says at what address the portal is from now on, and, if dial is not nil, how to get there:
+// Peer.Dial of package testnet for a guest on a tap.
+func (vm *VM) Reach(addr string, dial func(ctx context.Context, network, addr string) (net.Conn, error)) {
+	vm.portal = addr
+	vm.client = http.Client{
+		Timeout:   3 * time.Second,
+		Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial},
+	}
+}
+
+// URL is the portal's address, followed by path.
+func (vm *VM) URL(path string) string { return "http://" + vm.portal + path }
 
 // TryGet fetches a page once.
 func (vm *VM) TryGet(path string) (status int, body []byte, err error) {
-	client := http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Get(vm.URL(path))
+	resp, err := vm.client.Get(vm.URL(path))
 	if err != nil {
 		return 0, nil, err
 	}
