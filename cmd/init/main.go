@@ -85,7 +85,7 @@ func run() boot.Ending {
 	supCtx, stopServices := context.WithCancel(ctx)
 	stopped := make(chan struct{})
 	go func() { sup.Run(supCtx); close(stopped) }()
-	sup.Start("network", "portal") // the owner waits for these; they need no data partition to begin with
+	sup.Start("portal") // the owner waits for it, and it needs no data partition
 
 	check(boot.Harden("/proc/sys"))
 	check(boot.Seal())
@@ -105,11 +105,12 @@ func run() boot.Ending {
 		helpers.Go(func() { wd.Run(ctx, alive, log) })
 	}
 
-	sup.Settle(ctx, 3*time.Second) // what follows would only slow them down
 	check(boot.MountAll(boot.MoreMounts))
 	disk := openData(ctx, st, log)
 	check(clk.Resume(clockFile))
-	check(makeDataDirs())
+	check(makeDataDirs(services(rel.Keys)))
+	sup.Start("network")           // it finds its settings and leases
+	sup.Settle(ctx, 3*time.Second) // what follows would only slow the two down
 	sup.Start("console")
 	booted.Store(true)
 	check(st.findSerial())

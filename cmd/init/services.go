@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cloudlink.local/gateway/internal/boot/data"
 	"cloudlink.local/gateway/internal/console"
 	"cloudlink.local/gateway/internal/network"
 	"cloudlink.local/gateway/internal/portal"
@@ -18,6 +19,7 @@ import (
 type row struct {
 	supervise.Spec
 	rules sandbox.Rules
+	keeps bool // has a directory of its own on the data partition
 	run   func(ctx context.Context, ready func(), log *slog.Logger) error
 }
 
@@ -43,10 +45,11 @@ func services(keys release.Keys) []row {
 			},
 			rules: sandbox.Rules{
 				Read:    []string{"/etc", "/usr/share", "/proc", "/sys"},
-				Write:   []string{runtimeDir + "/network", "/proc/sys/net"},
+				Write:   []string{runtimeDir + "/network", data.Dir + "/network", "/proc/sys/net"},
 				Sockets: []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK, unix.AF_PACKET},
 			},
-			run: network.Run,
+			keeps: true,
+			run:   network.Run,
 		},
 		{
 			Spec: supervise.Spec{

@@ -201,11 +201,18 @@ func ownDirectory(dir string, user uint32) error {
 	return errors.Join(os.MkdirAll(dir, 0o750), os.Chown(dir, int(user), socketGroup), os.Chmod(dir, 0o750))
 }
 
-// makeDataDirs makes process 1's own directories on the data partition.
-func makeDataDirs() error {
+// makeDataDirs makes the directories of process 1 and of the services on the data partition.
+func makeDataDirs(rows []row) error {
 	errs := []error{os.Chmod(data.Dir, 0o755)}
-	for _, dir := range []string{ownDir, logDir} {
-		errs = append(errs, os.MkdirAll(dir, 0o700), os.Chown(dir, 0, 0), os.Chmod(dir, 0o700))
+	private := func(dir string, user int) {
+		errs = append(errs, os.MkdirAll(dir, 0o700), os.Chown(dir, user, user), os.Chmod(dir, 0o700))
+	}
+	private(ownDir, 0)
+	private(logDir, 0)
+	for _, row := range rows {
+		if row.keeps {
+			private(filepath.Join(data.Dir, row.Name), int(row.User))
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("make directories for data: %w", err)
