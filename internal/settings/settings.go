@@ -2,10 +2,16 @@
 // file. The network service owns the file; everybody else asks it over its socket and gets copies.
 package settings
 
-import "net/netip"
+import (
+	"encoding/json"
+	"net/netip"
+	"slices"
+)
 
 // Version is the version of the settings' shape. A file of a lower one is migrated when it is read; of
-// a higher one, written by the newer firmware in the other slot, what is known is taken.
+// a higher one, written by the newer firmware in the other slot, what is known is taken. A field that
+// goes, moves or changes its meaning needs a new version and a migration, and so does a rule that
+// becomes stricter: else the files of the firmware before it are refused. A new field needs neither.
 const Version = 1
 
 // Settings is everything that the owner can set.
@@ -81,4 +87,63 @@ func Default() Settings {
 		Network: Network{WAN: port, LAN: port},
 		Clock:   Clock{Servers: []string{"pool.ntp.org"}},
 	}
+}
+
+// Clone returns a copy that shares nothing with s. Its lists are never nil.
+func (s Settings) Clone() Settings {
+	s.Network = s.Network.Clone()
+	s.Clock.Servers = list(s.Clock.Servers)
+	return s
+}
+
+// Clone returns a copy that shares nothing with n. Its lists are never nil.
+func (n Network) Clone() Network {
+	for _, p := range []*Port{&n.WAN, &n.LAN} {
+		p.IPv4.Addresses = list(p.IPv4.Addresses)
+		p.IPv6.Addresses = list(p.IPv6.Addresses)
+		p.DNS = list(p.DNS)
+		p.Routes = list(p.Routes)
+	}
+	return n
+}
+
+// list returns a copy of l that is never nil.
+func list[T any](l []T) []T { return append([]T{}, l...) }
+
+// Equal says whether n and m configure the ports alike. The order of a list counts: the first
+// address is the one that is used for what the gateway sends.
+func (n Network) Equal(m Network) bool { return n.WAN.Equal(m.WAN) && n.LAN.Equal(m.LAN) }
+
+// Equal says whether p and q configure a port alike.
+func (p Port) Equal(q Port) bool {
+	return p.VLAN == q.VLAN && p.MTU == q.MTU && p.IPv4.equal(q.IPv4) && IPv4(p.IPv6).equal(IPv4(q.IPv6)) &&
+		slices.Equal(p.DNS, q.DNS) && slices.Equal(p.Routes, q.Routes)
+}
+
+func (f IPv4) equal(g IPv4) bool {
+	return f.Method == g.Method && f.Router == g.Router && slices.Equal(f.Addresses, g.Addresses)
+}
+
+// MarshalJSON writes empty lists as such, never as null. So do those that follow.
+func (p Port) MarshalJSON() ([]byte, error) {
+	type plain Port // without this method
+	p.DNS, p.Routes = list(p.DNS), list(p.Routes)
+	return json.Marshal(plain(p))
+}
+
+// MarshalJSON is as Port's.
+func (f IPv4) MarshalJSON() ([]byte, error) {
+	type plain IPv4
+	f.Addresses = list(f.Addresses)
+	return json.Marshal(plain(f))
+}
+
+// MarshalJSON is as Port's.
+func (f IPv6) MarshalJSON() ([]byte, error) { return IPv4(f).MarshalJSON() }
+
+// MarshalJSON is as Port's.
+func (c Clock) MarshalJSON() ([]byte, error) {
+	type plain Clock
+	c.Servers = list(c.Servers)
+	return json.Marshal(plain(c))
 }

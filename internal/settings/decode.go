@@ -1,0 +1,276 @@
+package settings
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// maxSize bounds a file or a request. What Save writes is far below it.
+const maxSize = 1 << 20
+
+// maxDepth bounds how deep objects and lists lie in each other. The settings need six.
+const maxDepth = 16
+
+// Decode reads settings of this version. Unknown keys, keys given twice and values of a wrong type
+// are mistakes, returned as Errors; keys left out have their defaults. It does not Check.
+func Decode(b []byte) (Settings, error) {
+	doc, errs := parse(b)
+	if errs != nil {
+		return Settings{}, errs
+	}
+	object, version, errs := versionOf(doc)
+	if errs != nil {
+		return Settings{}, errs
+	}
+	if version != Version {
+		errs.add("version", BadVersion, "version", strconv.Itoa(Version))
+		return Settings{}, errs
+	}
+	s := Default()
+	if assign(&errs, "", &s, object); errs != nil {
+		return Settings{}, errs
+	}
+	return s, nil
+}
+
+// DecodeNetwork is Decode for the network settings alone. The paths of its errors are those of
+// Decode and Check.
+func DecodeNetwork(b []byte) (Network, error) {
+	doc, errs := parse(b)
+	if errs != nil {
+		return Network{}, errs
+	}
+	n := Default().Network
+	if assign(&errs, "network", &n, doc); errs != nil {
+		return Network{}, errs
+	}
+	return n, nil
+}
+
+// parse reads JSON into maps, slices, strings, json.Numbers, bools and nil. encoding/json alone lets
+// the last of two equal keys win without a word.
+func parse(b []byte) (any, Errors) {
+	var errs Errors
+	if len(b) > maxSize {
+		errs.add("", TooLarge, "most", strconv.Itoa(maxSize))
+		return nil, errs
+	}
+	// What follows may then trust the order of tokens.
+	if err := json.Unmarshal(b, new(json.RawMessage)); err != nil {
+		offset := len(b)
+		if s, ok := errors.AsType[*json.SyntaxError](err); ok {
+			offset = min(offset, int(s.Offset))
+		}
+		errs.add("", NotJSON, "line", strconv.Itoa(1+bytes.Count(b[:offset], []byte("\n"))))
+		return nil, errs
+	}
+	p := parser{tokens: json.NewDecoder(bytes.NewReader(b))}
+	p.tokens.UseNumber()
+	doc := p.value("", 0)
+	return doc, p.errs
+}
+
+type parser struct {
+	tokens *json.Decoder
+	errs   Errors
+	ended  bool // too deep: the rest is not read
+}
+
+func (p *parser) next() json.Token {
+	token, err := p.tokens.Token()
+	if err != nil {
+		p.ended = true // cannot be: it is valid JSON
+	}
+	return token
+}
+
+func (p *parser) value(path string, depth int) any {
+	if depth > maxDepth {
+		p.errs.add(path, TooDeep)
+		p.ended = true
+		return nil
+	}
+	token := p.next()
+	switch token {
+	case json.Delim('{'):
+		object := map[string]any{}
+		for !p.ended && p.tokens.More() {
+			key, _ := p.next().(string)
+			within := join(path, key)
+			if _, twice := object[key]; twice {
+				p.errs.add(within, DuplicateKey)
+			}
+			object[key] = p.value(within, depth+1)
+		}
+		p.next()
+		return object
+	case json.Delim('['):
+		list := []any{}
+		for !p.ended && p.tokens.More() {
+			list = append(list, p.value(entry(path, len(list)), depth+1))
+		}
+		p.next()
+		return list
+	}
+	return token
+}
+
+// join returns the path of key in the object at path.
+func join(path, key string) string {
+	if path == "" {
+		return printable(key)
+	}
+	return path + "." + printable(key)
+}
+
+// entry returns the path of an entry of the list at path.
+func entry(path string, i int) string { return fmt.Sprintf("%s[%d]", path, i) }
+
+// versionOf returns the object that doc is, and the version it states.
+func versionOf(doc any) (map[string]any, int, Errors) {
+	var errs Errors
+	object, ok := doc.(map[string]any)
+	if !ok {
+		errs.add("", NotObject)
+		return nil, 0, errs
+	}
+	number, _ := object["version"].(json.Number)
+	version, err := strconv.Atoi(number.String())
+	if err != nil || version < 1 {
+		errs.add("version", BadVersion, "version", strconv.Itoa(Version))
+	}
+	return object, version, errs
+}
+
+// assign sets what dst points to from src, which parse has returned. What is wrong is added to errs
+// and leaves what dst had.
+func assign(errs *Errors, path string, dst, src any) {
+	set(errs, path, reflect.ValueOf(dst).Elem(), src)
+}
+
+func set(errs *Errors, path string, dst reflect.Value, src any) {
+	switch dst := dst.Addr().Interface().(type) {
+	case *netip.Addr:
+		setText(errs, path, dst, src, parseAddr)
+		return
+	case *netip.Prefix:
+		setText(errs, path, dst, src, parsePrefix)
+		return
+	}
+	switch dst.Kind() {
+	case reflect.Struct:
+		object, ok := src.(map[string]any)
+		if !ok {
+			errs.add(path, NotObject)
+			return
+		}
+		known := map[string]bool{}
+		for i := range dst.NumField() {
+			name := dst.Type().Field(i).Tag.Get("json")
+			known[name] = true
+			if value, ok := object[name]; ok {
+				set(errs, join(path, name), dst.Field(i), value)
+			}
+		}
+		for _, key := range slices.Sorted(maps.Keys(object)) {
+			if !known[key] {
+				errs.add(join(path, key), UnknownKey)
+			}
+		}
+	case reflect.Slice:
+		values, ok := src.([]any)
+		if !ok {
+			errs.add(path, NotList)
+			return
+		}
+		list := reflect.MakeSlice(dst.Type(), len(values), len(values))
+		for i, value := range values {
+			set(errs, entry(path, i), list.Index(i), value)
+		}
+		dst.Set(list)
+	case reflect.String:
+		text, ok := src.(string)
+		if !ok {
+			errs.add(path, NotText)
+			return
+		}
+		dst.SetString(text)
+	case reflect.Int:
+		number, _ := src.(json.Number)
+		n, err := strconv.Atoi(number.String())
+		if err != nil {
+			errs.add(path, NotNumber)
+			return
+		}
+		dst.SetInt(int64(n))
+	default:
+		panic("settings: no JSON for a " + dst.Type().String()) // a test decodes every field
+	}
+}
+
+// setText sets dst to what parse makes of the text src; of "", to the zero value.
+func setText[T any](errs *Errors, path string, dst *T, src any, parse func(*Errors, string, string) (T, bool)) {
+	text, ok := src.(string)
+	if !ok {
+		errs.add(path, NotText)
+		return
+	}
+	if text == "" {
+		*dst = *new(T)
+	} else if value, ok := parse(errs, path, text); ok {
+		*dst = value
+	}
+}
+
+func parseAddr(errs *Errors, path, text string) (netip.Addr, bool) {
+	a, err := netip.ParseAddr(text)
+	if err == nil {
+		return a, true
+	}
+	if p, err := netip.ParsePrefix(text); err == nil {
+		errs.add(path, NeedlessLength, "value", text, "example", p.Addr().String())
+	} else {
+		errs.add(path, NotAddress, "value", text)
+	}
+	return netip.Addr{}, false
+}
+
+func parsePrefix(errs *Errors, path, text string) (netip.Prefix, bool) {
+	p, err := netip.ParsePrefix(text)
+	if err == nil {
+		return p, true
+	}
+	before, after, _ := strings.Cut(text, "/")
+	a, err := netip.ParseAddr(before)
+	if err != nil {
+		errs.add(path, NotSubnet, "value", text)
+		return netip.Prefix{}, false
+	}
+	length := 64
+	if a.Is4() {
+		length = 24
+	}
+	code := NotSubnet
+	if after == "" {
+		code = NoLength
+	} else if mask, err := netip.ParseAddr(after); err == nil && mask.Is4() && a.Is4() {
+		if ones, bits := net.IPMask(mask.AsSlice()).Size(); bits != 0 {
+			code, length = LengthAsMask, ones
+		}
+	}
+	if code == NotSubnet {
+		errs.add(path, code, "value", text)
+	} else {
+		errs.add(path, code, "value", text, "example", netip.PrefixFrom(a.WithZone(""), length).String())
+	}
+	return netip.Prefix{}, false
+}
