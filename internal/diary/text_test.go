@@ -1,0 +1,164 @@
+package diary
+
+import (
+	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+)
+
+// declared returns the constants of diary.go by name: the kinds, and the reasons.
+func declared(t *testing.T) (kinds, reasons map[string]string) {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), "diary.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds, reasons = map[string]string{}, map[string]string{}
+	ast.Inspect(f, func(n ast.Node) bool {
+		v, ok := n.(*ast.ValueSpec)
+		if !ok || len(v.Values) != 1 {
+			return true
+		}
+		lit, ok := v.Values[0].(*ast.BasicLit)
+		if !ok {
+			return true
+		}
+		value := strings.Trim(lit.Value, `"`)
+		if typ, ok := v.Type.(*ast.Ident); ok && typ.Name == "Kind" {
+			kinds[v.Names[0].Name] = value
+		} else if strings.HasPrefix(v.Names[0].Name, "Reason") {
+			reasons[v.Names[0].Name] = value
+		}
+		return true
+	})
+	return kinds, reasons
+}
+
+func TestOrderListsEveryKindOnce(t *testing.T) {
+	kinds, _ := declared(t)
+	var listed []string
+	for _, o := range Order {
+		listed = append(listed, string(o.Kind))
+		if !isName(string(o.Kind)) {
+			t.Errorf("%q is not a name that the reader takes", o.Kind)
+		}
+	}
+	slices.Sort(listed)
+	if want := slices.Sorted(maps.Values(kinds)); len(want) == 0 || !slices.Equal(listed, want) {
+		t.Errorf("Order:     %q\nconstants: %q", listed, want)
+	}
+}
+
+func TestEveryKindHasATextInBothLanguages(t *testing.T) {
+	field := regexp.MustCompile(`\{\{\.([a-z]+)\}\}`)
+	_, reasons := declared(t)
+	for _, lang := range []string{"de", "en"} {
+		b, err := catalogues.ReadFile(lang + ".json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var catalogue map[string]json.RawMessage
+		if err := json.Unmarshal(b, &catalogue); err != nil {
+			t.Fatal(err)
+		}
+		texts := map[string][]string{"unknown": {"kind"}, "omitted": {"n"}} // and the fields they name
+		for _, o := range Order {
+			texts[string(o.Kind)] = o.Args
+		}
+		if len(catalogue) != len(texts)+1 {
+			t.Errorf("%s.json has %d texts, want %d and the reasons", lang, len(catalogue), len(texts))
+		}
+		for id, args := range texts {
+			var text string
+			if err := json.Unmarshal(catalogue[id], &text); err != nil {
+				t.Errorf("%s %s: %v", lang, id, err)
+			}
+			if text != strings.TrimSpace(text) || id != "omitted" && !strings.HasSuffix(text, ".") {
+				t.Errorf("%s %s is not a sentence: %q", lang, id, text)
+			}
+			var used []string
+			for _, m := range field.FindAllStringSubmatch(text, -1) {
+				used = append(used, m[1])
+			}
+			slices.Sort(used)
+			if want := slices.Sorted(slices.Values(args)); !slices.Equal(slices.Compact(used), want) {
+				t.Errorf("%s %s: the text names %q, Order %q", lang, id, used, want)
+			}
+			if rest := field.ReplaceAllString(text, ""); strings.ContainsAny(rest, "{}") {
+				t.Errorf("%s %s: not a field of ours: %q", lang, id, rest)
+			}
+		}
+		var reason map[string]string
+		if err := json.Unmarshal(catalogue["reason"], &reason); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := slices.Sorted(maps.Keys(reason)), slices.Sorted(maps.Values(reasons)); !slices.Equal(got, want) {
+			t.Errorf("%s reasons:\n%q, constants:\n%q", lang, got, want)
+		}
+		for code, text := range reason {
+			if text == "" || strings.HasSuffix(text, ".") {
+				t.Errorf("%s reason %s ends a sentence that has its own full stop: %q", lang, code, text)
+			}
+		}
+	}
+}
+
+func TestTextNamesItsArguments(t *testing.T) {
+	for _, test := range []struct {
+		entry  Entry
+		de, en string
+	}{
+		{Entry{Kind: DuplicateAddress, Args: map[string]string{"port": "eth0", "address": "192.0.2.7", "mac": "02:00:00:00:00:4f"}},
+			"Anschluss eth0: Adresse 192.0.2.7 wird auch von einem anderen Gerät benutzt (MAC-Adresse 02:00:00:00:00:4f).",
+			"Port eth0: address 192.0.2.7 is also used by another device (MAC address 02:00:00:00:00:4f)."},
+		{Entry{Kind: CommitReturned, Args: map[string]string{"reason": ReasonTimeout}},
+			"Die vorigen Netzwerkeinstellungen gelten wieder: Die Änderung wurde nicht rechtzeitig bestätigt.",
+			"The previous network settings are in effect again: the change was not confirmed in time."},
+		{Entry{Kind: NTPRefused, Args: map[string]string{"server": "ntp.example", "reason": "stratum 17"}, Count: 17, Omitted: 3},
+			"Die Antwort des Zeitservers ntp.example wurde nicht übernommen: stratum 17. (×17) (+ 3 weitere dieser Art)",
+			"The answer of time server ntp.example was not used: stratum 17. (×17) (+ 3 more of this kind)"},
+		{Entry{Kind: CableUnplugged},
+			"Anschluss –: Kabel gezogen, oder das Gerät am anderen Ende ist aus.",
+			"Port –: cable unplugged, or the device at the other end is off."},
+		{Entry{Kind: "from-the-future", Args: map[string]string{"x": "y"}},
+			"Eintrag einer anderen Firmwareversion (from-the-future).",
+			"An entry of another firmware version (from-the-future)."},
+	} {
+		if got := test.entry.Text("de"); got != test.de {
+			t.Errorf("de: %q\nwant %q", got, test.de)
+		}
+		if got := test.entry.Text("en"); got != test.en {
+			t.Errorf("en: %q\nwant %q", got, test.en)
+		}
+		if test.entry.Text("fr") != test.entry.Text("en") {
+			t.Error("another language is not answered in English")
+		}
+	}
+}
+
+func FuzzText(f *testing.F) {
+	f.Add("offer-rejected", "timeout")
+	f.Add("unknown", "\x1b[2J\x07{{.port}}\u202e")
+	f.Add("reason", "\xff\xfe"+strings.Repeat("ä", 2*maxArg))
+	f.Fuzz(func(t *testing.T, kind, arg string) {
+		for _, k := range []Kind{Kind(kind), OfferRejected} {
+			for _, lang := range []string{"de", "en"} {
+				text := Entry{Kind: k, Args: map[string]string{"reason": arg, "server": arg}}.Text(lang)
+				if text == "" || !utf8.ValidString(text) || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) && r != unicode.ReplacementChar }) {
+					t.Errorf("unprintable: %q", text)
+				}
+				if n := utf8.RuneCountInString(text); n > 3*maxArg {
+					t.Errorf("%d runes: %q", n, text)
+				}
+			}
+		}
+	})
+}
