@@ -41,7 +41,7 @@ const (
 	FirewallChanged Kind = "firewall-changed" // offers: "tcp/80 lan, udp/5353 lan"
 
 	SettingsChanged  Kind = "settings-changed"  // fields: their paths
-	SettingsReplaced Kind = "settings-replaced" // reason: ReasonLastCopy or ReasonDefaults
+	SettingsReplaced Kind = "settings-replaced" // reason: ReasonCopy or ReasonDefault
 
 	CommitProbation      Kind = "commit-probation"
 	CommitConfirmed      Kind = "commit-confirmed"
@@ -109,22 +109,24 @@ const (
 	ReasonBadRouter   = "bad-router"   // outside of the subnet
 	ReasonTooManyOpts = "too-many-opt" // more options or routes than we take
 
-	// of NTPRefused
+	// of NTPRefused: ntp's reasons
+	ReasonCannotSet      = "cannot-set"
+	ReasonTooFar         = "too-far"
+	ReasonDisagree       = "disagree"
+	ReasonImpossible     = "impossible"
+	ReasonUnsynchronised = "unsynchronised"
+	ReasonRefused        = "refused"
 	ReasonNoAnswer       = "no-answer"
-	ReasonUnsynchronised = "unsynchronised" // does not know the time itself
-	ReasonKissOfDeath    = "kiss-of-death"  // asks us not to ask
-	ReasonBeforeFloor    = "before-floor"   // a time that has passed for certain
-	ReasonDisagree       = "disagree"       // too few agree on a large step
-	ReasonInvalid        = "invalid"        // contradicts itself
+	ReasonUnresolved     = "unresolved"
+	ReasonNoServers      = "no-servers"
 
 	// of CommitReturned
 	ReasonTimeout   = "timeout"    // nobody confirmed
 	ReasonTakenBack = "taken-back" // by the owner
-	ReasonNewChange = "new-change" // replaced by another change
 
-	// of SettingsReplaced
-	ReasonLastCopy = "last-copy"
-	ReasonDefaults = "defaults"
+	// of SettingsReplaced: where the settings were read from instead, as settings names it
+	ReasonCopy    = "copy"
+	ReasonDefault = "default"
 )
 
 // An Entry is one line of the timeline. The clock may have been wrong when it was written: Clock tells,

@@ -53,30 +53,43 @@ func (s *files) open(dir string) (entries []Entry, damaged int, err error) {
 			os.Remove(path)
 		}
 	}
-	latest := map[uint64]Entry{}
+	var segments [2][]byte
 	var errs []error
-	for _, name := range []string{old, current} {
+	for i, name := range []string{old, current} {
 		b, whole, err := readSegment(filepath.Join(dir, name))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
+		segments[i] = b
+		s.torn = s.torn || !whole
+	}
+	entries, damaged, whole := merge(segments[0], segments[1])
+	s.torn = s.torn || !whole
+	s.size, s.lines = len(segments[1]), bytes.Count(segments[1], []byte{'\n'})
+	return entries, damaged, errors.Join(errs...)
+}
+
+// merge reads two segments: of the lines of one ID the last counts. What is no entry is left out and
+// counted. whole says that the segments can be appended to.
+func merge(old, current []byte) (entries []Entry, damaged int, whole bool) {
+	latest := map[uint64]Entry{}
+	whole = true
+	for _, b := range [][]byte{old, current} {
 		list, bad, ended := parse(b)
 		for _, e := range list {
 			latest[e.ID] = e
 		}
 		damaged += bad
-		s.torn = s.torn || bad > 0 || !ended || !whole
-		s.size, s.lines = len(b), len(list) // in the end, current's
+		whole = whole && bad == 0 && ended
 	}
 	for _, e := range latest {
 		entries = append(entries, e)
 	}
 	slices.SortFunc(entries, func(a, b Entry) int { return cmp.Compare(a.ID, b.ID) })
 	if n := len(entries); n > 0 && entries[n-1].ID == maxID { // not ours: we would have to go on beyond it
-		s.torn = true
-		return nil, damaged + n, errors.Join(errs...)
+		return nil, damaged + n, false
 	}
-	return entries, damaged, errors.Join(errs...)
+	return entries, damaged, whole
 }
 
 // readSegment returns a segment's content; of one that is too long, which is not ours, the end.
@@ -134,6 +147,9 @@ func (e *Entry) tidy() bool {
 		!sane(e.Time) || !sane(e.Last) || e.Count < 0 || e.Omitted < 0 || e.Count > math.MaxInt32 || e.Omitted > math.MaxInt32 ||
 		e.Boottime < 0 || e.Boottime > maxBoottime || e.LastBoottime < 0 || e.LastBoottime > maxBoottime {
 		return false
+	}
+	if len(e.Args) == 0 {
+		e.Args = nil
 	}
 	for name, value := range e.Args {
 		if !isName(name) {
