@@ -23,7 +23,7 @@ const maxDepth = 16
 // Decode reads settings of this version. Unknown keys, keys given twice and values of a wrong type
 // are mistakes, returned as Errors; keys left out have their defaults. It does not Check.
 func Decode(b []byte) (Settings, error) {
-	doc, errs := parse(b)
+	doc, errs := parse("", b)
 	if errs != nil {
 		return Settings{}, errs
 	}
@@ -45,7 +45,7 @@ func Decode(b []byte) (Settings, error) {
 // DecodeNetwork is Decode for the network settings alone. The paths of its errors are those of
 // Decode and Check.
 func DecodeNetwork(b []byte) (Network, error) {
-	doc, errs := parse(b)
+	doc, errs := parse("network", b)
 	if errs != nil {
 		return Network{}, errs
 	}
@@ -57,11 +57,11 @@ func DecodeNetwork(b []byte) (Network, error) {
 }
 
 // parse reads JSON into maps, slices, strings, json.Numbers, bools and nil. encoding/json alone lets
-// the last of two equal keys win without a word.
-func parse(b []byte) (any, Errors) {
+// the last of two equal keys win without a word. path is where what is read belongs in the settings.
+func parse(path string, b []byte) (any, Errors) {
 	var errs Errors
 	if len(b) > maxSize {
-		errs.add("", TooLarge, "most", strconv.Itoa(maxSize))
+		errs.add(path, TooLarge, "most", strconv.Itoa(maxSize))
 		return nil, errs
 	}
 	// What follows may then trust the order of tokens.
@@ -70,12 +70,12 @@ func parse(b []byte) (any, Errors) {
 		if s, ok := errors.AsType[*json.SyntaxError](err); ok {
 			offset = min(offset, int(s.Offset))
 		}
-		errs.add("", NotJSON, "line", strconv.Itoa(1+bytes.Count(b[:offset], []byte("\n"))))
+		errs.add(path, NotJSON, "line", strconv.Itoa(1+bytes.Count(b[:offset], []byte("\n"))))
 		return nil, errs
 	}
 	p := parser{tokens: json.NewDecoder(bytes.NewReader(b))}
 	p.tokens.UseNumber()
-	doc := p.value("", 0)
+	doc := p.value(path, 0)
 	return doc, p.errs
 }
 

@@ -151,10 +151,13 @@ func (e *FieldError) Error() string {
 	if path == "" {
 		path = "settings"
 	}
-	// A cure is an imperative.
-	first, size := utf8.DecodeRuneInString(text.Cure)
-	cure := string(unicode.ToLower(first)) + text.Cure[size:]
-	return path + ": " + strings.TrimSuffix(text.Message, ".") + ": " + strings.TrimSuffix(cure, ".")
+	return path + ": " + clause(text.Message) + ": " + clause(text.Cure)
+}
+
+// clause makes an English sentence a part of a longer one.
+func clause(sentence string) string {
+	first, size := utf8.DecodeRuneInString(sentence)
+	return string(unicode.ToLower(first)) + strings.TrimSuffix(sentence[size:], ".")
 }
 
 // Text returns e in words, in lang ("de" or "en"; English for any other).

@@ -25,7 +25,7 @@ var current = format{version: Version}
 // load reads settings of any version and checks them. What a newer version has and we do not know is
 // left out; what is no good to us has its default, and notes say where.
 func (f format) load(b []byte) (s Settings, version int, notes Errors, err error) {
-	doc, errs := parse(b)
+	doc, errs := parse("", b)
 	if errs != nil {
 		return Settings{}, 0, nil, errs
 	}
