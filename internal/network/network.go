@@ -292,6 +292,8 @@ func (s *service) startDHCP(ctx context.Context, p port) {
 		Hostname:   hostname(),
 		Vendor:     vendor,
 		Remembered: s.lease,
+		InUse:      s.lease != nil,
+		LinkKept:   true,
 		Log:        s.log,
 		Changed:    func(lease *dhcp4.Lease) { tell(report{lease: lease}) },
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/mdlayher/packet"
 	"golang.org/x/sys/unix"
 
+	"cloudlink.local/gateway/internal/network/arp"
 	"cloudlink.local/gateway/internal/testnet"
 )
 
@@ -94,7 +95,8 @@ func reply(req *dhcpv4.DHCPv4, kind dhcpv4.MessageType, change ...dhcpv4.Modifie
 	return m
 }
 
-// A bubble is a client in a test's bubble, where time passes when all wait.
+// A bubble is a client in a test's bubble, where time passes when all wait. On its link all addresses
+// are free and no gateway answers, unless the test says otherwise.
 type bubble struct {
 	*link
 	t      *testing.T
@@ -103,7 +105,8 @@ type bubble struct {
 	stop   context.CancelFunc
 }
 
-func run(t *testing.T, remembered *Lease) *bubble {
+// run starts a client, with the address that is remembered, if any, in use already.
+func run(t *testing.T, remembered *Lease, change ...func(*session)) *bubble {
 	ctx, stop := context.WithCancel(t.Context())
 	b := &bubble{link: newLink(), t: t, leases: make(chan *Lease, 16), ended: make(chan error, 1), stop: stop}
 	c := &Client{
@@ -111,10 +114,25 @@ func run(t *testing.T, remembered *Lease) *bubble {
 		Hostname:   "cloudlink",
 		Vendor:     "cloudlink-gateway",
 		Remembered: remembered,
+		InUse:      remembered != nil,
+		LinkKept:   true,
 		Log:        slog.New(slog.DiscardHandler),
 		Changed:    func(l *Lease) { b.leases <- l },
 	}
-	s := &session{Client: c, conn: b.link}
+	s := &session{
+		Client: c, conn: b.link,
+		watch: func(ctx context.Context, w *arp.Watch) error {
+			w.Report(arp.Free, nil)
+			<-ctx.Done()
+			return nil
+		},
+		ask: func(context.Context, netip.Addr, netip.Addr, net.HardwareAddr) (net.HardwareAddr, error) {
+			return nil, arp.ErrSilent
+		},
+	}
+	for _, c := range change {
+		c(s)
+	}
 	go func() { b.ended <- s.run(ctx) }()
 	return b
 }
@@ -160,8 +178,16 @@ func TestSaysWhoItIsAndWhatItWants(t *testing.T) {
 			if got := m.Options.Get(dhcpv4.OptionClientIdentifier); !slices.Equal(got, append([]byte{1}, mac...)) {
 				t.Errorf("client identifier %x", got)
 			}
-			if !m.IsOptionRequested(dhcpv4.OptionRouter) || !m.IsOptionRequested(dhcpv4.OptionRenewTimeValue) {
-				t.Errorf("asks for %v", m.ParameterRequestList())
+			if got, want := m.Options.Get(dhcpv4.OptionFQDN), "\x05\x00\x00\x09cloudlink"; string(got) != want {
+				t.Errorf("FQDN %q, want %q", got, want)
+			}
+			if got := m.Options.Get(dhcpv4.OptionMaximumDHCPMessageSize); len(got) != 2 {
+				t.Errorf("maximum message size %x", got)
+			}
+			for _, code := range []uint8{1, 3, 6, 12, 15, 26, 42, 51, 54, 58, 59, 60, 61, 81, 119, 121} {
+				if !m.IsOptionRequested(dhcpv4.GenericOptionCode(code)) {
+					t.Errorf("does not ask for option %d", code)
+				}
 			}
 			if m.IsBroadcast() || m.ClientHWAddr.String() != mac.String() {
 				t.Errorf("message is %v", m)

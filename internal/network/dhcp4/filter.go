@@ -29,7 +29,7 @@ func assemble(mac net.HardwareAddr) ([]bpf.RawInstruction, error) {
 		2:  bpf.LoadAbsolute{Off: protocol, Size: 1},
 		3:  bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.IPPROTO_UDP, SkipTrue: 11},
 		4:  bpf.LoadAbsolute{Off: fragment, Size: 2},
-		5:  bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 0x1fff, SkipTrue: 9}, // not the first part
+		5:  bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 0x3fff, SkipTrue: 9}, // part of a larger one
 		6:  bpf.LoadMemShift{Off: 0},                                    // X = length of the IPv4 header
 		7:  bpf.LoadIndirect{Off: port, Size: 2},
 		8:  bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: nclient4.ClientPort, SkipTrue: 6},

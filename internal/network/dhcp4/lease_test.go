@@ -33,6 +33,12 @@ func ack(change ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
 	return m
 }
 
+// read reads msg as a machine called cloudlink with an ordinary port does.
+func read(msg *dhcpv4.DHCPv4, old *Lease, sent time.Time) (*Lease, error) {
+	l, _, err := (&terms{hostname: "cloudlink"}).read(msg, old, sent)
+	return l, err
+}
+
 func raw(code dhcpv4.OptionCode, value ...byte) dhcpv4.Modifier {
 	return dhcpv4.WithGeneric(code, value)
 }

@@ -9,51 +9,76 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/iana"
+
+	"cloudlink.local/gateway/internal/network/arp"
 )
 
 // A State is where the client stands (RFC 2131 §4.4, figure 5).
 //
-//	      ┌─ nothing remembered ─→ selecting ─ offer ─→ requesting ─ ack ─→ bound ⇄ renewing
-//	start ┤                         ↑ ↑ ↑                    │               ↑         │ T2
-//	      └─ address remembered ─→ rebooting ─ ack ──────────┼───────────────┘         ↓
-//	                                  └ no answer, nak ──────┴──── nak, expired ── rebinding
+//	      ┌─ nothing remembered ─→ selecting ─ offer ─→ requesting ─ ack ─→ checking ─ free ─→ bound ⇄ renewing
+//	start ┤                         ↑ ↑ ↑ ↑                  │                  │               ↑         │ T2
+//	      └─ address remembered ─→ rebooting ─ ack ──────────┼──────────────────┼───────────────┘         ↓
+//	                                  └ no answer, nak ──────┴─────── nak, declined, expired ───────── rebinding
 type State string
 
-// The states by their names in the RFC.
+// The states by their names in the RFC, and checking: nobody else may have the address.
 const (
 	Selecting  State = "selecting"
 	Rebooting  State = "rebooting"
 	Requesting State = "requesting"
+	Checking   State = "checking"
 	Bound      State = "bound"
 	Renewing   State = "renewing"
 	Rebinding  State = "rebinding"
 )
 
 const (
-	maxPause    = 64 * time.Second // between two messages that nobody answers
-	rebootTries = 2                // 3 s: the cable may be in another network now
-	selectTries = 4                // 15 s: the server made an offer and went silent
-	longAgo     = 0xffff           // seconds; what the message's field can say at most
+	maxPause     = 64 * time.Second // between two messages that nobody answers
+	rebootTries  = 1                // 1 s: the cable may be in another network now
+	vouchedTries = 3                // 7 s: it is not
+	selectTries  = 4                // 15 s: the server made an offer and went silent
+	doubtTries   = 2                // 3 s: nobody here knows our address
+	checkTime    = 30 * time.Second // more than it takes
+	longAgo      = 0xffff           // seconds; what the message's field can say at most
+
+	declinePause  = 10 * time.Second // RFC 2131 §3.1 (5)
+	maxConflicts  = 10               // in a row, and from then on
+	conflictPause = time.Minute      // RFC 5227 §2.1.1
 )
 
 // A client is the client's side of the protocol without socket and clock: its methods take what
-// happened and return what to send. Whoever drives it calls timeout at the time wake.
+// happened and return what to send. Whoever drives it calls timeout at the time wake, and looks whether
+// the address that claim names is free.
 type client struct {
 	mac    net.HardwareAddr
-	common []dhcpv4.Option // what every message of ours says
+	common []dhcpv4.Option // what every message but a DECLINE says
 	random func() uint32
+	terms
 
-	state State
-	lease *Lease    // the address we may use, nil for none; outlives a state until it expires
-	wake  time.Time // when timeout is to be called; the zero time is never
+	state    State
+	lease    *Lease    // the address in use, nil for none; outlives a state until it expires
+	old      *Lease    // an address that was ours: asked for again; nil for none
+	offer    *Lease    // while requesting and checking
+	keep     bool      // the address in use is not doubted: the link is the one it was leased on
+	vouched  bool      // while rebooting: the gateway says that the link is the one of old
+	late     bool      // while selecting: a server may still answer what rebooting asked
+	next     time.Time // when there is something to do; the zero time is never
+	xid      dhcpv4.TransactionID
+	began    time.Time // of the exchange, for the message's seconds
+	sent     time.Time // of the last message: a lease counts from there
+	tries    int       // messages of the state so far
+	refused  int       // times in a row that a server said no or nonsense
+	declined int       // times in a row that another device had the address
 
-	xid     dhcpv4.TransactionID
-	began   time.Time // of the exchange, for the message's seconds
-	sent    time.Time // of the last message: a lease counts from there
-	tries   int       // messages of the state so far
-	refused int       // times in a row that a server said no or nonsense
-	offer   *Lease    // while requesting
-	trouble error     // why a server's message was not used; at most one for each of ours
+	trouble *Trouble // why a server's message was not used; at most one for each of ours
+	notes   []string // what of the lease was not used
+}
+
+// A Trouble is a server's message that we could not use: a refusal or nonsense.
+type Trouble struct {
+	Server netip.Addr // invalid where it does not say
+	Refuse bool       // it refused us the address (NAK)
+	Text   string
 }
 
 // An outgoing message and whom it goes to.
@@ -63,11 +88,15 @@ type outgoing struct {
 	to   netip.Addr // the server; invalid is everybody
 }
 
-// start begins with the address that is remembered, if any, and returns the first message.
-func (c *client) start(now time.Time, remembered *Lease) *outgoing {
-	c.lease = remembered
+// start begins with the address that is remembered, if any, and in use or not, and returns the first
+// message.
+func (c *client) start(now time.Time, remembered *Lease, inUse, keep bool) *outgoing {
+	c.old, c.keep = remembered, keep
+	if inUse {
+		c.lease = remembered
+	}
 	c.enter(Selecting, now)
-	if c.lease != nil && !c.expired(now) {
+	if c.old != nil && !due(c.old.Expires, now) {
 		c.enter(Rebooting, now)
 	}
 	return c.timeout(now)
@@ -78,36 +107,55 @@ func (c *client) enter(s State, now time.Time) {
 	c.state = s
 	c.tries = 0
 	c.began = now
+	c.next = now
+	c.vouched, c.late = false, false
 	if s != Requesting { // it goes on with the offer's
 		binary.BigEndian.PutUint32(c.xid[:], c.random())
 	}
 }
 
+// wake is when timeout is to be called; the zero time is never.
+func (c *client) wake() time.Time {
+	if c.lease != nil && !c.lease.Expires.IsZero() && (c.next.IsZero() || c.lease.Expires.Before(c.next)) {
+		return c.lease.Expires
+	}
+	return c.next
+}
+
 // timeout does what is due now.
 func (c *client) timeout(now time.Time) *outgoing {
-	if c.expired(now) {
-		c.lease = nil
+	if c.lease != nil && due(c.lease.Expires, now) {
+		c.old, c.lease = c.lease, nil
 		switch c.state {
 		case Bound, Renewing, Rebinding, Rebooting:
 			c.enter(Selecting, now)
 		}
 	}
+	if !due(c.next, now) {
+		return nil
+	}
 	switch {
 	case c.state == Bound && due(c.lease.Rebind, now): // the clock leapt over T1
 		c.enter(Rebinding, now)
-	case c.state == Bound && due(c.lease.Renew, now):
+	case c.state == Bound:
 		c.enter(Renewing, now)
 	case c.state == Renewing && due(c.lease.Rebind, now):
 		c.enter(Rebinding, now)
-	case c.state == Rebooting && c.tries == rebootTries,
-		c.state == Requesting && c.tries == selectTries:
-		c.enter(Selecting, now)
-	}
-
-	switch c.state {
-	case Bound:
-		c.wake = c.lease.Renew
+	case c.state == Rebooting && c.vouched && c.tries < vouchedTries:
+	case c.state == Rebooting && c.vouched && c.lease != nil && c.lease.Server.IsValid():
+		c.bind(c.lease) // RFC 4436: it goes on as if the cable had never been out
 		return nil
+	case c.state == Rebooting && c.tries >= rebootTries:
+		xid := c.xid
+		c.enter(Selecting, now)
+		c.xid, c.late = xid, true
+	case c.state == Requesting && c.tries == selectTries,
+		c.state == Checking: // nobody looked; the server will offer the address again
+		c.enter(Selecting, now)
+	case c.state == Selecting && c.tries == doubtTries && !c.keep:
+		c.lease = nil // still the first that is asked for
+	}
+	switch c.state {
 	case Renewing:
 		return c.send(now, c.until(now, c.lease.Rebind))
 	case Rebinding:
@@ -120,29 +168,21 @@ func (c *client) timeout(now time.Time) *outgoing {
 func (c *client) send(now time.Time, pause time.Duration) *outgoing {
 	c.tries++
 	c.sent = now
-	c.wake = now.Add(pause)
-	if c.lease != nil && !c.lease.Expires.IsZero() && c.lease.Expires.Before(c.wake) {
-		c.wake = c.lease.Expires
-	}
+	c.next = now.Add(pause)
 	c.trouble = nil
-	msg := &dhcpv4.DHCPv4{
-		OpCode:        dhcpv4.OpcodeBootRequest,
-		HWType:        iana.HWTypeEthernet,
-		ClientHWAddr:  c.mac,
-		TransactionID: c.xid,
-		NumSeconds:    uint16(min(now.Sub(c.began)/time.Second, longAgo)),
-		Options:       dhcpv4.OptionsFromList(c.common...),
+	msg := c.message(now, dhcpv4.MessageTypeRequest)
+	for _, o := range c.common {
+		msg.UpdateOption(o)
 	}
 	p := &outgoing{msg: msg}
-	kind := dhcpv4.MessageTypeRequest
 	switch c.state { // RFC 2131 §4.3.6, table 4, and §4.4.1, table 5
 	case Selecting:
-		kind = dhcpv4.MessageTypeDiscover
-		if c.lease != nil {
-			msg.UpdateOption(dhcpv4.OptRequestedIPAddress(c.lease.Addr().AsSlice()))
+		msg.UpdateOption(dhcpv4.OptMessageType(dhcpv4.MessageTypeDiscover))
+		if c.old != nil {
+			msg.UpdateOption(dhcpv4.OptRequestedIPAddress(c.old.Addr().AsSlice()))
 		}
 	case Rebooting:
-		msg.UpdateOption(dhcpv4.OptRequestedIPAddress(c.lease.Addr().AsSlice()))
+		msg.UpdateOption(dhcpv4.OptRequestedIPAddress(c.old.Addr().AsSlice()))
 	case Requesting:
 		msg.UpdateOption(dhcpv4.OptRequestedIPAddress(c.offer.Addr().AsSlice()))
 		msg.UpdateOption(dhcpv4.OptServerIdentifier(c.offer.Server.AsSlice()))
@@ -153,8 +193,19 @@ func (c *client) send(now time.Time, pause time.Duration) *outgoing {
 			p.to = c.lease.Server
 		}
 	}
-	msg.UpdateOption(dhcpv4.OptMessageType(kind))
 	return p
+}
+
+// message makes a message that says who we are.
+func (c *client) message(now time.Time, kind dhcpv4.MessageType) *dhcpv4.DHCPv4 {
+	return &dhcpv4.DHCPv4{
+		OpCode:        dhcpv4.OpcodeBootRequest,
+		HWType:        iana.HWTypeEthernet,
+		ClientHWAddr:  c.mac,
+		TransactionID: c.xid,
+		NumSeconds:    uint16(min(now.Sub(c.began)/time.Second, longAgo)),
+		Options:       dhcpv4.OptionsFromList(dhcpv4.OptMessageType(kind), clientID(c.mac)),
+	}
 }
 
 // receive takes a server's message and returns what is to be answered.
@@ -164,15 +215,16 @@ func (c *client) receive(now time.Time, msg *dhcpv4.DHCPv4) *outgoing {
 		return nil
 	}
 	server, _ := first(msg, dhcpv4.OptionServerIdentifier)
+	kind := msg.MessageType()
 	switch {
-	case c.state == Selecting && msg.MessageType() == dhcpv4.MessageTypeOffer:
+	case c.state == Selecting && kind == dhcpv4.MessageTypeOffer:
 		if c.tries == 0 {
 			return nil // a late one, while we keep a pause
 		}
-		offer, err := read(msg, nil, c.sent)
+		offer, _, err := c.read(msg, nil, c.sent)
 		if err != nil {
 			if c.trouble == nil {
-				c.trouble = fmt.Errorf("offer of %v: %w", server, err)
+				c.trouble = &Trouble{Server: server, Text: "offer: " + err.Error()}
 			}
 			return nil // another server may do better
 		}
@@ -180,51 +232,142 @@ func (c *client) receive(now time.Time, msg *dhcpv4.DHCPv4) *outgoing {
 		c.offer = offer
 		return c.timeout(now)
 
-	case c.state == Selecting || c.state == Bound: // nothing else was asked for
+	case c.state == Selecting && !c.late, c.state == Bound, c.state == Checking: // nothing was asked for
 		return nil
 	case c.state == Requesting && server != c.offer.Server,
 		c.state == Renewing && server.IsValid() && server != c.lease.Server:
 		return nil // another server's
 
-	case msg.MessageType() == dhcpv4.MessageTypeAck:
-		var old *Lease
+	case kind == dhcpv4.MessageTypeAck:
+		var known *Lease
 		switch c.state {
 		case Renewing, Rebinding:
-			old = c.lease
+			known, c.declined = c.lease, 0
 		}
-		lease, err := read(msg, old, c.sent)
+		lease, notes, err := c.read(msg, known, c.sent)
 		if err != nil {
-			c.refuse(now, fmt.Errorf("acknowledgement of %v: %w", server, err))
+			c.refuse(now, Trouble{Server: server, Text: "acknowledgement: " + err.Error()})
 			return nil
 		}
-		c.lease, c.state, c.refused, c.trouble = lease, Bound, 0, nil
-		c.wake = lease.Renew
+		c.trouble, c.notes, c.refused = nil, notes, 0
+		c.take(now, lease)
 		return nil
 
-	case msg.MessageType() == dhcpv4.MessageTypeNak:
+	case kind == dhcpv4.MessageTypeNak:
 		if c.state != Requesting { // it is the address in use, not the one offered
-			c.lease = nil
+			c.lease, c.old = nil, nil
 		}
-		c.refuse(now, fmt.Errorf("%v refused the address: %+.80q", server, msg.Message()))
+		c.refuse(now, Trouble{Server: server, Refuse: true, Text: fmt.Sprintf("%+.80q", msg.Message())})
 		return nil
 	}
 	return nil
 }
 
-// refuse starts again: at once the first time (the cable is in another network), later ones after
-// a growing pause.
-func (c *client) refuse(now time.Time, why error) {
-	c.trouble = why
-	c.enter(Selecting, now)
-	c.wake = now
-	if c.refused > 0 {
-		c.wake = now.Add(c.pause(c.refused - 1))
+// take takes a lease that a server acknowledged. An address that is new on this link is checked first.
+func (c *client) take(now time.Time, l *Lease) {
+	switch {
+	case c.lease != nil && c.lease.Addr() == l.Addr(),
+		c.old != nil && c.old.Addr() == l.Addr() && c.old.Server == l.Server && !due(c.old.Expires, now):
+		// In use, or ours on this link a while ago: looking at the same time is enough.
+		c.bind(l)
+	default:
+		c.offer = l
+		c.enter(Checking, now)
+		c.next = now.Add(checkTime)
 	}
-	c.refused++
 }
 
-func (c *client) expired(now time.Time) bool {
-	return c.lease != nil && due(c.lease.Expires, now)
+// bind uses l.
+func (c *client) bind(l *Lease) {
+	c.state, c.lease, c.old, c.offer, c.next = Bound, l, l, nil, l.Renew
+}
+
+// claim is the address that is to be looked after, invalid for none, and how.
+func (c *client) claim() (netip.Addr, arp.Timing) {
+	switch {
+	case c.state == Checking:
+		return c.offer.Addr(), arp.Quick
+	case c.lease != nil:
+		return c.lease.Addr(), arp.Held
+	case c.state == Rebooting && c.vouched:
+		return c.old.Addr(), arp.Quick
+	}
+	return netip.Addr{}, arp.Timing{}
+}
+
+// free says that nobody else has the claim's address.
+func (c *client) free() {
+	switch {
+	case c.state == Checking:
+		c.bind(c.offer)
+	case c.state == Rebooting && c.vouched:
+		c.lease = c.old
+	}
+}
+
+// taken says that another device has the claim's address: the server is told, and asked for another
+// after a pause.
+func (c *client) taken(now time.Time) *outgoing {
+	var l *Lease
+	switch {
+	case c.state == Checking:
+		l = c.offer
+	case c.lease != nil:
+		l = c.lease
+	case c.state == Rebooting:
+		l = c.old
+	}
+	if l == nil {
+		return nil
+	}
+	if c.lease != nil && c.lease.Addr() == l.Addr() {
+		c.lease = nil
+	}
+	c.old = nil
+	c.enter(Selecting, now)
+	c.declined++
+	c.next = now.Add(declinePause)
+	if c.declined > maxConflicts {
+		c.next = now.Add(conflictPause)
+	}
+	if !l.Server.IsValid() {
+		return nil
+	}
+	msg := c.message(now, dhcpv4.MessageTypeDecline)
+	msg.UpdateOption(dhcpv4.OptRequestedIPAddress(l.Addr().AsSlice()))
+	msg.UpdateOption(dhcpv4.OptServerIdentifier(l.Server.AsSlice()))
+	return &outgoing{msg: msg}
+}
+
+// vouch says that the remembered lease's gateway has answered: this is its link.
+func (c *client) vouch() {
+	if c.state == Rebooting {
+		c.vouched = true
+	}
+}
+
+// meet says which device the gateway of lease l is.
+func (c *client) meet(l *Lease, mac net.HardwareAddr) {
+	if c.lease == l && l.GatewayMAC.String() != mac.String() {
+		met := *l
+		met.GatewayMAC = mac
+		c.lease, c.old = &met, &met
+	}
+}
+
+// refuse starts again: at once the first time (the cable is in another network), later ones after
+// a growing pause.
+func (c *client) refuse(now time.Time, why Trouble) {
+	c.trouble = &why
+	if c.late { // what was asked before; what was asked since goes on
+		c.late = false
+		return
+	}
+	c.enter(Selecting, now)
+	if c.refused > 0 {
+		c.next = now.Add(c.pause(c.refused - 1))
+	}
+	c.refused++
 }
 
 // due says whether t, where there is such a time, has come.
