@@ -257,6 +257,8 @@ type answers struct {
 // Layout of a packet (RFC 5905, section 7.3).
 const (
 	packetSize   = 48
+	pollInterval = 2
+	precision    = 3
 	originTime   = 24
 	transmitTime = 40
 )
@@ -275,6 +277,8 @@ func (a *answers) Read(b []byte) (int, error) {
 			return n, err
 		}
 		if isAnswer(b[:n], a.question) {
+			// What we have no use for. beevik/ntp 1.6 panics at -128: it shifts by the negated byte.
+			b[pollInterval], b[precision] = 0, 0
 			return n, nil
 		}
 	}

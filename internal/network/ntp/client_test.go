@@ -385,7 +385,7 @@ func TestWallClockSetBackFiveYearsIsCorrected(t *testing.T) {
 		w.ask("192.0.2.1")
 		for _, off := range []time.Duration{-5 * year, 5 * year, -time.Hour, time.Second} {
 			w.wait(3 * time.Minute)
-			w.clock.put(w.now().Sub(time.Now()) + off)
+			w.clock.put(time.Until(w.now()) + off)
 			w.wait(look)
 			if d := w.wrong(); d > time.Second/2 {
 				t.Errorf("set by %v: wrong by %v after %v", off, d, look)
@@ -520,22 +520,23 @@ func TestRefusalsAreRememberedInBoundedMemory(t *testing.T) {
 
 func TestServersThatAreNotFitSetNothing(t *testing.T) {
 	for name, alter := range map[string]func(p []byte){
-		"not synchronised":          func(p []byte) { p[0] |= 3 << 6 },
-		"stratum 16":                func(p []byte) { p[1] = 16 },
-		"root dispersion of 20 s":   func(p []byte) { binary.BigEndian.PutUint16(p[8:], 20) },
-		"root delay of 40 s":        func(p []byte) { binary.BigEndian.PutUint16(p[4:], 40) },
-		"not set for two days":      func(p []byte) { putTime(p[16:], build.Add(year-2*day)) },
-		"set in the future":         func(p []byte) { putTime(p[16:], build.Add(2*year)) },
-		"never set":                 func(p []byte) { clear(p[16:24]) },
-		"no time at all":            func(p []byte) { clear(p[transmitTime:]) },
-		"sent before received":      func(p []byte) { putTime(p[32:], build.Add(2*year)) },
-		"a client's packet":         func(p []byte) { p[0] = 4<<3 | 3 },
-		"a broadcast":               func(p []byte) { p[0] = 4<<3 | 5 },
-		"version 5":                 func(p []byte) { p[0] = 5<<3 | 4 },
-		"version 7, not in sync":    func(p []byte) { p[0] = 3<<6 | 7<<3 | 4 },
-		"nothing that was asked":    func(p []byte) { p[originTime]++ },
-		"nothing but zeros":         func(p []byte) { clear(p) },
-		"what was asked, no answer": func(p []byte) { clear(p[:originTime]); clear(p[32:]) },
+		"not synchronised":                           func(p []byte) { p[0] |= 3 << 6 },
+		"stratum 16":                                 func(p []byte) { p[1] = 16 },
+		"root dispersion of 20 s":                    func(p []byte) { binary.BigEndian.PutUint16(p[8:], 20) },
+		"root delay of 40 s":                         func(p []byte) { binary.BigEndian.PutUint16(p[4:], 40) },
+		"not set for two days":                       func(p []byte) { putTime(p[16:], build.Add(year-2*day)) },
+		"set in the future":                          func(p []byte) { putTime(p[16:], build.Add(2*year)) },
+		"never set":                                  func(p []byte) { clear(p[16:24]) },
+		"no time at all":                             func(p []byte) { clear(p[transmitTime:]) },
+		"sent before received":                       func(p []byte) { putTime(p[32:], build.Add(2*year)) },
+		"a client's packet":                          func(p []byte) { p[0] = 4<<3 | 3 },
+		"a broadcast":                                func(p []byte) { p[0] = 4<<3 | 5 },
+		"version 5":                                  func(p []byte) { p[0] = 5<<3 | 4 },
+		"version 7, not in sync":                     func(p []byte) { p[0] = 3<<6 | 7<<3 | 4 },
+		"nothing that was asked":                     func(p []byte) { p[originTime]++ },
+		"nothing but zeros":                          func(p []byte) { clear(p) },
+		"stratum 16, and poll and precision of -128": func(p []byte) { p[1], p[2], p[3] = 16, 0x80, 0x80 },
+		"what was asked, no answer":                  func(p []byte) { clear(p[:originTime]); clear(p[32:]) },
 	} {
 		inWorld(t, map[string]*server{"192.0.2.1": {alter: alter}}, func(w *world) {
 			defer w.run()()
@@ -556,7 +557,7 @@ func TestServersThatAreNotFitSetNothing(t *testing.T) {
 	})
 }
 
-func TestANameIsAskedAtFourOfItsAddresses(t *testing.T) {
+func TestANameIsAskedAtNoMoreThanFourOfItsAddresses(t *testing.T) {
 	servers, pool := map[string]*server{}, []string{"0.0.0.0", "224.0.1.1"}
 	for i := range 10 {
 		a := fmt.Sprintf("192.0.2.%d", i)
@@ -572,7 +573,7 @@ func TestANameIsAskedAtFourOfItsAddresses(t *testing.T) {
 		for _, s := range servers {
 			asked += s.count()
 		}
-		if asked != perName || servers["2001:db8::1"].count() != 0 {
+		if asked < quorum || asked > perName || servers["2001:db8::1"].count() != 0 {
 			t.Errorf("asked %d servers", asked)
 		}
 		for _, s := range w.state().Servers {

@@ -9,7 +9,8 @@
 //
 //   - Never earlier than Floor, never later than 25 years after Build: such a claim does not count.
 //   - By up to 15 minutes the clock is set whoever agrees, were it one server alone. That keeps a clock
-//     right, and certificates and schedules bear it.
+//     right, and certificates and schedules bear it. A server that moves its time by so much with every
+//     question is followed: where it is the only one, nobody can tell.
 //   - By more only if three agree. One server with a broken or forged time then changes nothing.
 //   - But the first time after a boot, a majority is enough, were it the one server that the DHCP server
 //     of a closed network names. The clock then shows the floor or what a board's clock with an old
