@@ -5,7 +5,10 @@ KEYS ?=
 SECONDS ?= 60
 RUNS ?= 5
 FIRMWARE = build/bin/firmware
-IMAGE = $(FIRMWARE) image -board $(BOARD) $(if $(KEYS),-keys $(KEYS))
+IMAGE = $(FIRMWARE) image -board '$(BOARD)' $(if $(KEYS),-keys '$(KEYS)')
+RUN = $(FIRMWARE) run -board '$(BOARD)' -port '$(PORT)'
+FLASH = $(FIRMWARE) flash -board '$(BOARD)' -dev '$(DEV)'
+
 
 .PHONY: help run image test check unit vmtest fuzz flash kernel bench-boot bench-size clean FORCE
 
@@ -15,8 +18,9 @@ help: ## this list
 run: ## build the image and boot it in QEMU; the page opens at http://localhost:8080/ (PORT=…, BOARD=…)
 	@scripts/setup run
 	@$(MAKE) -s $(FIRMWARE)
-	@$(IMAGE)
-	@$(FIRMWARE) run -board $(BOARD) -port $(PORT)
+	@$(RUN) -check # before the build: a busy port is told at once
+	@$(IMAGE) >/dev/null
+	@$(RUN)
 
 image: ## build build/BOARD/cloudlink.img (BOARD=qemu-virt or uefi-arm64; KEYS=folder of a key set)
 	@scripts/setup run
@@ -40,9 +44,13 @@ fuzz: ## every fuzz target for a minute each (SECONDS=…)
 	@scripts/fuzz $(SECONDS)s
 
 flash: ## write the image to a disk: make flash BOARD=uefi-arm64 DEV=/dev/sdX (KEYS=…)
-	@test -n "$(DEV)" || { echo "flash: name the disk: make flash BOARD=$(BOARD) DEV=/dev/sdX (lsblk lists disks)" >&2; exit 2; }
-	@$(MAKE) -s image BOARD=$(BOARD)
-	@$(FIRMWARE) flash -board $(BOARD) -dev $(DEV)
+	@test '$(origin BOARD)' != file || { echo "flash: name the board: make flash BOARD=uefi-arm64 DEV=/dev/sdX (ls board lists them)" >&2; exit 2; }
+	@test -n '$(DEV)' || { echo "flash: name the disk: make flash BOARD=$(BOARD) DEV=/dev/sdX (lsblk -d lists disks)" >&2; exit 2; }
+	@scripts/setup run
+	@$(MAKE) -s $(FIRMWARE)
+	@$(FLASH) -check # before the build: a wrong disk is told at once
+	@$(IMAGE) >/dev/null
+	@$(FLASH)
 
 kernel: ## rebuild firmware/kernel/vmlinuz.efi from Debian's source and compare (15 minutes)
 	@scripts/setup kernel

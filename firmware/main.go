@@ -7,9 +7,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -33,25 +36,25 @@ const usage = `usage: go run ./firmware COMMAND
   flash -board NAME -dev /dev/X
                         write the built image to a disk
   boards                list the boards
-  keys init DIR         make a key set
+  keys init DIR         make a key set in the new folder DIR: production keys, or with
+                        -kind development keys for trials
   lock update           take Debian's newest packages into the lock
 
-Each command explains its flags with -h.
+Each command explains its flags with -h. The exit status is 2 after a mistake on the command
+line and 1 after another failure.
 `
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second interrupt ends us at once
 	err := command(ctx, os.Args[1:])
-	switch {
-	case err == nil, errors.Is(err, flag.ErrHelp):
+	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return
-	case ctx.Err() != nil:
-		err = errors.New("interrupted")
 	}
+	fmt.Fprintf(os.Stderr, "firmware: %v%s\n", err, cure(err))
 	var u usageError
-	fmt.Fprintf(os.Stderr, "firmware: %v\n", err)
-	if errors.As(err, &u) {
+	if errors.As(err, &u) || errors.Is(err, boards.ErrUnknown) {
 		os.Exit(2)
 	}
 	os.Exit(1)
@@ -62,38 +65,58 @@ type usageError string
 
 func (e usageError) Error() string { return string(e) }
 
+func usagef(format string, args ...any) error { return usageError(fmt.Sprintf(format, args...)) }
+
+// cure says what to do about the errors that any step can meet.
+func cure(err error) string {
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return ": make room there (df -h shows how full each disk is)"
+	case errors.Is(err, unix.ENOTDIR):
+		return ": a folder in this path is a file: name another"
+	case errors.Is(err, unix.EROFS):
+		return ": name a folder on another disk"
+	case errors.Is(err, fs.ErrPermission):
+		return ": run the same command with sudo, or name a folder of your own"
+	}
+	return ""
+}
+
 func command(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		fmt.Fprint(os.Stderr, usage)
+		fmt.Fprint(os.Stderr, usage+"\n")
 		return usageError("name a command")
 	}
-	root, err := findRoot()
-	if err != nil {
-		return err
+	if isHelp(args[0]) || len(args) > 1 && isGroup(args[0]) && isHelp(args[1]) {
+		fmt.Print(usage)
+		return nil
 	}
 	name, args := args[0], args[1:]
-	if (name == "keys" || name == "lock") && len(args) > 0 {
+	if isGroup(name) && len(args) > 0 {
 		name, args = name+" "+args[0], args[1:]
 	}
 	switch name {
 	case "image":
-		return buildImage(ctx, root, args)
+		return buildImage(ctx, args)
 	case "run":
-		return runImage(ctx, root, args)
+		return runImage(ctx, args)
 	case "flash":
-		return flashImage(ctx, root, args)
+		return flashImage(ctx, args)
 	case "boards":
-		return listBoards(root, os.Stdout)
+		return listBoards(args)
 	case "keys init":
 		return initKeys(args)
 	case "lock update":
-		return image.UpdateLock(ctx, root, log)
-	case "help", "-h", "-help", "--help":
-		fmt.Print(usage)
-		return nil
+		return updateLock(ctx, args)
 	}
-	fmt.Fprint(os.Stderr, usage)
-	return usageError(fmt.Sprintf("unknown command %q", name))
+	return usagef("unknown command %q: want image, run, flash, boards, keys init or lock update (go run ./firmware help explains them)", name)
+}
+
+// isGroup says whether a command has a second word.
+func isGroup(name string) bool { return name == "keys" || name == "lock" }
+
+func isHelp(arg string) bool {
+	return slices.Contains([]string{"help", "-h", "-help", "--help"}, arg)
 }
 
 // log shows the progress of long steps.
@@ -117,121 +140,197 @@ func findRoot() (string, error) {
 	}
 }
 
-// parse reads the flags of a command. What is left over must be want arguments.
-func parse(f *flag.FlagSet, args []string, want int, what string) error {
+// parse reads the flags of a command. What is left over must be the arguments that are named.
+func parse(f *flag.FlagSet, args []string, names ...string) error {
+	line := "go run ./firmware " + f.Name()
+	help := line + " -h"
 	f.SetOutput(io.Discard)
-	f.Usage = func() {}
 	err := f.Parse(args)
-	if errors.Is(err, flag.ErrHelp) {
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Println("usage:", strings.Join(append([]string{line, "[flags]"}, names...), " "))
 		f.SetOutput(os.Stdout)
-		fmt.Printf("usage: go run ./firmware %s [flags] %s\n", f.Name(), what)
 		f.PrintDefaults()
 		return err
+	case err != nil && strings.HasPrefix(err.Error(), "invalid value"): // which says what is wanted
+		return usagef("%s: %v", f.Name(), err)
+	case err != nil:
+		return usagef("%s: %v (%s lists the flags)", f.Name(), err, help)
+	case f.NArg() > len(names) && len(names) > 0 && strings.HasPrefix(f.Arg(len(names)), "-"):
+		return usagef("%s: put %s before %s (%s lists the flags)", f.Name(), f.Arg(len(names)), names[len(names)-1], help)
+	case f.NArg() > len(names):
+		return usagef("%s: what is %q? A value follows its flag, and blanks need quotes (%s lists the flags)", f.Name(), f.Arg(len(names)), help)
 	}
-	if err != nil {
-		return usageError(fmt.Sprintf("%s: %v (see -h)", f.Name(), err))
-	}
-	if f.NArg() != want {
-		return usageError(fmt.Sprintf("%s: want %d arguments, have %q (see -h)", f.Name(), want, f.Args()))
+	for i, name := range names {
+		if f.Arg(i) == "" {
+			return usagef("%s: %s is missing: %s %s", f.Name(), name, line, strings.Join(names, " "))
+		}
 	}
 	return nil
 }
 
-// needBoard says which boards there are if none is named.
-func needBoard(root, board string) error {
-	if board != "" {
+// number defines a flag for a number from low to high.
+func number(f *flag.FlagSet, name string, value, low, high int, what, example string) *int {
+	f.Func(name, fmt.Sprintf("%s (default %d)", what, value), func(s string) error {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < low || n > high {
+			return fmt.Errorf("want a number from %d to %d, such as %s", low, high, example)
+		}
+		value = n
 		return nil
-	}
-	names, err := boards.List(filepath.Join(root, boardFolder))
-	if err != nil {
-		return err
-	}
-	return usageError("name a board with -board: " + strings.Join(names, ", "))
+	})
+	return &value
 }
 
-func buildImage(ctx context.Context, root string, args []string) error {
+// boardFlag defines the flag -board.
+func boardFlag(f *flag.FlagSet) *string {
+	return f.String("board", "", "`NAME` of the board; go run ./firmware boards lists them")
+}
+
+// load reads the board that -board names.
+func load(root, name string) (boards.Board, error) {
+	dir := filepath.Join(root, boardFolder)
+	if name == "" {
+		names, err := boards.List(dir)
+		if err != nil {
+			return boards.Board{}, err
+		}
+		return boards.Board{}, usagef("name a board with -board (make: BOARD=…): %s", strings.Join(names, ", "))
+	}
+	return boards.Load(dir, name)
+}
+
+// built returns the board's image.
+func built(root string, b boards.Board) (string, error) {
+	disk := filepath.Join(root, "build", b.Name, image.Disk)
+	_, err := os.Stat(disk)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%s is missing: make image BOARD=%s builds it", disk, b.Name)
+	}
+	return disk, err
+}
+
+func buildImage(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("image", flag.ContinueOnError)
-	o := image.Options{Root: root, Log: log}
-	f.StringVar(&o.Board, "board", "", "the `board`'s name")
-	f.StringVar(&o.Keys, "keys", "", "`folder` of the key set (default build/keys, made when needed, for development)")
-	f.StringVar(&o.Out, "o", "", "`folder` for the result (default build/BOARD)")
-	f.StringVar(&o.Version, "version", "", "the image's `version` (default from git)")
-	when := f.String("build-time", "", "the image's `time`, such as 2026-01-31T00:00:00Z (default that of the last commit)")
+	board := boardFlag(f)
+	o := image.Options{Log: log}
+	f.StringVar(&o.Keys, "keys", "", "`FOLDER` of the key set (default build/keys, made when needed, for development)")
+	f.StringVar(&o.Out, "o", "", "`FOLDER` for the result (default build/BOARD)")
+	f.StringVar(&o.Version, "version", "", "the image's `VERSION` (default from git)")
+	f.Func("build-time", "the image's `TIME`, such as 2026-01-31T00:00:00Z (default that of the last commit)", func(s string) (err error) {
+		if o.BuildTime, err = time.Parse(time.RFC3339, s); err != nil {
+			return errors.New("want a time like 2026-01-31T00:00:00Z")
+		}
+		return nil
+	})
 	f.BoolVar(&o.Locked, "locked", false, "for releases: refuse packages that firmware/debian.lock does not name")
-	f.StringVar(&o.Init, "init", "", "for tests: pack this static arm64 `program` as the whole user space")
-	f.StringVar(&o.Kernel, "kernel", "", "for tests: this `file` instead of the committed kernel")
-	f.StringVar(&o.Arguments, "arguments", "", "for tests: add these `words` to the kernel's command line")
-	if err := parse(f, args, 0, ""); err != nil {
+	f.StringVar(&o.Init, "init", "", "for tests: pack this static arm64 `PROGRAM` as the whole user space")
+	f.StringVar(&o.Kernel, "kernel", "", "for tests: this `FILE` instead of the committed kernel")
+	if err := parse(f, args); err != nil {
 		return err
 	}
-	if err := needBoard(root, o.Board); err != nil {
-		return err
-	}
-	if *when != "" {
-		var err error
-		if o.BuildTime, err = time.Parse(time.RFC3339, *when); err != nil {
-			return usageError(fmt.Sprintf("-build-time %q: want a time like 2026-01-31T00:00:00Z", *when))
+	for name, file := range map[string]string{"-init": o.Init, "-kernel": o.Kernel} {
+		if info, err := os.Stat(file); file != "" && (err != nil || !info.Mode().IsRegular()) {
+			return fmt.Errorf("image: there is no file %s: name one with %s", file, name)
 		}
 	}
-	out, err := image.Build(ctx, o)
+	var err error
+	if o.Root, err = findRoot(); err != nil {
+		return err
+	}
+	b, err := load(o.Root, *board)
 	if err != nil {
 		return err
+	}
+	o.Board = b.Name
+	out, err := image.Build(ctx, o)
+	if err != nil {
+		return interrupted(ctx, err)
 	}
 	fmt.Println(filepath.Join(out, image.Disk))
 	return nil
 }
 
-func runImage(ctx context.Context, root string, args []string) error {
+// interrupted returns err unless it only tells how an interrupt ended a step.
+func interrupted(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return errors.New("interrupted: run the same command again")
+	}
+	return err
+}
+
+func runImage(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("run", flag.ContinueOnError)
-	board := f.String("board", "", "the `board`'s name")
-	port := f.Int("port", 8080, "TCP `port` of this machine that leads to the portal")
-	memory := f.Int("memory", 256, "the machine's memory in `MiB`")
-	if err := parse(f, args, 0, ""); err != nil {
+	board := boardFlag(f)
+	port := number(f, "port", 8080, 1, 65535, "TCP `PORT` of this machine that leads to the gateway's page", "make run PORT=8080 (-port 8080)")
+	memory := number(f, "memory", 256, 128, 65536, "the machine's memory in `MiB`", "-memory 256")
+	verbose := f.Bool("verbose", false, "show what the board's firmware prints before the gateway's loader starts, and hand it keys")
+	check := f.Bool("check", false, "only look whether it could run: the board is known, the port free")
+	if err := parse(f, args); err != nil {
 		return err
 	}
-	if err := needBoard(root, *board); err != nil {
+	root, err := findRoot()
+	if err != nil {
 		return err
 	}
-	b, err := boards.Load(filepath.Join(root, boardFolder), *board)
+	b, err := load(root, *board)
 	if err != nil {
 		return err
 	}
 	if b.QEMU.Firmware == "" {
-		return fmt.Errorf("board %s does not run in QEMU: its board.toml has no [qemu]", b.Name)
+		return fmt.Errorf("board %s does not run in QEMU, as its board.toml has no [qemu]: flash it, or name another", b.Name)
 	}
-	// The run ends the machine in order when it is interrupted, so it is not given our context.
-	return run.Run(context.WithoutCancel(ctx), run.Options{
+	o := run.Options{
 		Image:    filepath.Join(root, "build", b.Name, image.Disk),
-		Firmware: b.QEMU.Firmware, Port: *port, MemoryMB: *memory,
-	})
+		Firmware: b.QEMU.Firmware, Port: *port, MemoryMB: *memory, Verbose: *verbose,
+	}
+	if *check {
+		return run.Check(o)
+	}
+	if _, err := built(root, b); err != nil {
+		return err
+	}
+	return run.Run(ctx, o)
 }
 
-func flashImage(ctx context.Context, root string, args []string) error {
+func flashImage(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("flash", flag.ContinueOnError)
-	board := f.String("board", "", "the `board`'s name")
-	dev := f.String("dev", "", "the `disk` to write to, such as /dev/sdX; all on it is lost")
+	board := boardFlag(f)
+	dev := f.String("dev", "", "the `DISK` to write to, such as /dev/sdX; all on it is lost")
 	yes := f.Bool("yes", false, "do not ask")
-	if err := parse(f, args, 0, ""); err != nil {
+	check := f.Bool("check", false, "only look whether the disk could be written")
+	if err := parse(f, args); err != nil {
 		return err
 	}
-	if err := needBoard(root, *board); err != nil {
-		return err
-	}
-	if *dev == "" {
-		return usageError("name the disk with -dev /dev/sdX (lsblk lists disks)")
-	}
-	b, err := boards.Load(filepath.Join(root, boardFolder), *board)
+	root, err := findRoot()
 	if err != nil {
 		return err
 	}
-	disk := filepath.Join(root, "build", b.Name, image.Disk)
-	if _, err := os.Stat(disk); err != nil {
-		return fmt.Errorf("%s is missing: go run ./firmware image -board %s builds it", disk, b.Name)
+	b, err := load(root, *board)
+	if err != nil {
+		return err
+	}
+	if *dev == "" {
+		return usageError("name the disk with -dev /dev/sdX (lsblk -d lists disks)")
+	}
+	if err := flash.Check(*dev, b.DiskSize()); err != nil || *check {
+		return err
+	}
+	disk, err := built(root, b)
+	if err != nil {
+		return err
 	}
 	return flash.Write(ctx, disk, disk+".bmap", *dev, flash.Options{Yes: *yes, In: os.Stdin, Out: os.Stdout})
 }
 
-func listBoards(root string, w io.Writer) error {
+func listBoards(args []string) error {
+	if err := parse(flag.NewFlagSet("boards", flag.ContinueOnError), args); err != nil {
+		return err
+	}
+	root, err := findRoot()
+	if err != nil {
+		return err
+	}
 	dir := filepath.Join(root, boardFolder)
 	names, err := boards.List(dir)
 	if err != nil {
@@ -242,26 +341,48 @@ func listBoards(root string, w io.Writer) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(w, "%-14s %s\n", b.Name, b.Description)
+		fmt.Printf("%-14s %s\n", b.Name, b.Description)
 	}
 	return nil
 }
 
 func initKeys(args []string) error {
 	f := flag.NewFlagSet("keys init", flag.ContinueOnError)
-	var o keys.Options
-	kind := f.String("kind", string(release.Production), "`kind` of the set: development or production")
-	f.StringVar(&o.SecureBootKey, "secure-boot-key", "", "PEM `file` with a Secure Boot key of your own (RSA)")
-	f.StringVar(&o.SecureBootCert, "secure-boot-cert", "", "PEM `file` with its certificate")
-	if err := parse(f, args, 1, "DIR"); err != nil {
+	o := keys.Options{Now: time.Now()}
+	kind := f.String("kind", string(release.Production),
+		"`KIND` of the set: production, for devices in operation, or development, for trials:\nsuch an image says so on its page and offers a root shell on its console")
+	f.StringVar(&o.SecureBootKey, "secure-boot-key", "", "PEM `FILE` with a Secure Boot key of your own (RSA)")
+	f.StringVar(&o.SecureBootCert, "secure-boot-cert", "", "PEM `FILE` with its certificate")
+	if err := parse(f, args, "DIR"); err != nil {
 		return err
 	}
-	o.Kind, o.Now = release.Keys(*kind), time.Now()
+	o.Kind = release.Keys(*kind)
+	if err := o.Check(); err != nil {
+		return usagef("keys init: %v", err)
+	}
 	dir := f.Arg(0)
 	if err := keys.Init(dir, o); err != nil {
 		return err
 	}
-	log("made %s keys in %s; take %s offline now: %s there says why", o.Kind, dir,
-		filepath.Join(dir, keys.Offline), keys.OfflineNote)
+	if o.Kind == release.Production {
+		log("made production keys in %s (for trials: -kind development)", dir)
+	} else {
+		log("made development keys in %s: for trials only, an image says so and offers a root shell", dir)
+	}
+	log("take %s offline now: %s there says why", filepath.Join(dir, keys.Offline), keys.OfflineNote)
+	return nil
+}
+
+func updateLock(ctx context.Context, args []string) error {
+	if err := parse(flag.NewFlagSet("lock update", flag.ContinueOnError), args); err != nil {
+		return err
+	}
+	root, err := findRoot()
+	if err != nil {
+		return err
+	}
+	if err := image.UpdateLock(ctx, root, log); err != nil {
+		return interrupted(ctx, err)
+	}
 	return nil
 }

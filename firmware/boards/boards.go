@@ -64,6 +64,9 @@ func List(root string) ([]string, error) {
 	return names, nil
 }
 
+// ErrUnknown says that no board has this name.
+var ErrUnknown = errors.New("unknown board")
+
 // Load reads one board.
 func Load(root, board string) (Board, error) {
 	file := filepath.Join(root, board, "board.toml")
@@ -73,7 +76,7 @@ func Load(root, board string) (Board, error) {
 		if err != nil {
 			return Board{}, err
 		}
-		return Board{}, fmt.Errorf("unknown board %q: there are %s", board, strings.Join(names, ", "))
+		return Board{}, fmt.Errorf("%w %q: there are %s", ErrUnknown, board, strings.Join(names, ", "))
 	}
 	if err != nil {
 		return Board{}, fmt.Errorf("read board: %w", err)
@@ -104,6 +107,12 @@ func Parse(b []byte) (Board, error) {
 		return Board{}, err
 	}
 	return board, nil
+}
+
+// DiskSize returns how many bytes the board's image has, as firmware/disk lays it out.
+func (b Board) DiskSize() int64 {
+	const tableCopy = 1 // MiB at the disk's end
+	return disk.FirstPartition + (b.Sizes.ESP+2*b.Sizes.Slot+b.Sizes.Data+tableCopy)<<20
 }
 
 func (b Board) check() error {

@@ -1,11 +1,13 @@
 package boards
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"cloudlink.local/gateway/firmware/disk"
 	"cloudlink.local/gateway/internal/qemu"
@@ -32,6 +34,34 @@ func TestEveryBoardIsWhole(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(root, f.Name(), "README.md")); err != nil {
 			t.Errorf("no page on how to flash %s: %v", f.Name(), err)
 		}
+	}
+}
+
+func TestUnknownBoardListsThem(t *testing.T) {
+	for _, name := range []string{"nonsense", "", "..", "../board/qemu-virt", "QEMU-VIRT"} {
+		_, err := Load(root, name)
+		if !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), "qemu-virt, uefi-arm64") {
+			t.Errorf("board %q: %v", name, err)
+		}
+	}
+}
+
+func TestDiskSizeIsTheImages(t *testing.T) {
+	b := Board{Name: "test", Sizes: disk.Sizes{ESP: 32, Slot: 33, Data: 40}}
+	dir, when := t.TempDir(), time.Unix(1_800_000_000, 0)
+	data, file := filepath.Join(dir, "data.ext4"), filepath.Join(dir, "disk.img")
+	if err := disk.Data(t.Context(), data, b.Sizes.Data, b.Name, when); err != nil {
+		t.Fatal(err)
+	}
+	if err := disk.Write(t.Context(), file, dir, disk.Image{Board: b.Name, Time: when, Sizes: b.Sizes, Data: data}); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.DiskSize() != info.Size() {
+		t.Errorf("DiskSize says %d, the image has %d bytes", b.DiskSize(), info.Size())
 	}
 }
 

@@ -167,13 +167,13 @@ func ofSystem(place string) bool {
 }
 
 // open opens the disk so that nobody else can mount it meanwhile.
-func (d disk) open() (*os.File, error) {
-	f, err := os.OpenFile(d.path, os.O_RDWR|unix.O_EXCL, 0)
+func (d disk) open(flag int) (*os.File, error) {
+	f, err := os.OpenFile(d.path, flag|unix.O_EXCL, 0)
 	switch {
 	case errors.Is(err, unix.EBUSY):
 		return nil, fmt.Errorf("%s is in use by another program: end that (lsof %s names it) and try again", d.path, d.path)
 	case errors.Is(err, os.ErrPermission):
-		return nil, fmt.Errorf("%s may be written by root only: run the same command with sudo", d.path)
+		return nil, d.forRoot()
 	case err != nil:
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
@@ -183,6 +183,10 @@ func (d disk) open() (*os.File, error) {
 		return nil, fmt.Errorf("%s has become another disk: try again", d.path)
 	}
 	return f, nil
+}
+
+func (d disk) forRoot() error {
+	return fmt.Errorf("%s may be written by root only: run the same command with sudo", d.path)
 }
 
 type mount struct{ id, on string } // "8:1", "/media/card"

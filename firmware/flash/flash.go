@@ -32,6 +32,24 @@ const (
 	tail      = 1 << 20  // bytes at a disk's end where old tables and RAID labels lie
 )
 
+// Check says whether need bytes can be written to the disk dev, so that one learns of an obstacle
+// before the image is built. It opens the disk for reading only: the end of a writer would have the
+// desktop look at the disk anew, and perhaps mount it.
+func Check(dev string, need int64) error {
+	d, err := thisHost.inspect(dev, need)
+	if err != nil {
+		return err
+	}
+	if unix.Access(d.path, unix.W_OK) != nil {
+		return d.forRoot()
+	}
+	f, err := d.open(os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
 // Write writes image to the disk dev and reads it back. blockMap is the image's block map: what it
 // leaves out keeps what the disk holds, but for old signatures outside the partitions.
 func Write(ctx context.Context, image, blockMap, dev string, o Options) error {
@@ -50,11 +68,11 @@ func Write(ctx context.Context, image, blockMap, dev string, o Options) error {
 	}
 	fmt.Fprintf(o.Out, "%s\n", d)
 	if !o.Yes {
-		if err := confirm(d, o); err != nil {
+		if err := confirm(ctx, d, o); err != nil {
 			return err
 		}
 	}
-	dst, err := d.open()
+	dst, err := d.open(os.O_RDWR)
 	if err != nil {
 		return err
 	}
@@ -78,7 +96,7 @@ func Write(ctx context.Context, image, blockMap, dev string, o Options) error {
 	}
 	fmt.Fprintf(o.Out, "%s holds the image; every block was read back and is right.\n"+
 		"Next: take it out, put it into the machine it is for, join that to the network, switch on.\n"+
-		"After about a minute its page answers at http://cloudlink.local/.\n", d.path)
+		"After about a minute its page answers at its address, which its console and your router show.\n", d.path)
 	return nil
 }
 
@@ -107,16 +125,33 @@ func open(image, blockMap string) (*os.File, *bmap.Map, error) {
 }
 
 // confirm has the disk's name typed: "yes" is typed too easily.
-func confirm(d disk, o Options) error {
+func confirm(ctx context.Context, d disk, o Options) error {
 	fmt.Fprintf(o.Out, "All that is on it will be lost. Type %s to go on: ", d.name)
-	answer, err := bufio.NewReader(o.In).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("read answer: %w", err)
+	type line struct {
+		text string
+		err  error
 	}
-	if strings.TrimSpace(answer) != d.name {
-		return fmt.Errorf("%s is as it was: the answer was not %q", d.path, d.name)
+	answer := make(chan line, 1)
+	go func() { // a read of the terminal cannot be ended: it ends with the program
+		text, err := bufio.NewReader(o.In).ReadString('\n')
+		answer <- line{text, err}
+	}()
+	select {
+	case <-ctx.Done():
+		fmt.Fprintln(o.Out)
+		return fmt.Errorf("interrupted: %s is as it was", d.path)
+	case a := <-answer:
+		if a.err != nil { // no line end was typed
+			fmt.Fprintln(o.Out)
+		}
+		if a.err != nil && !errors.Is(a.err, io.EOF) {
+			return fmt.Errorf("read answer: %w", a.err)
+		}
+		if strings.TrimSpace(a.text) != d.name {
+			return fmt.Errorf("%s is as it was: the answer was not %q", d.path, d.name)
+		}
+		return nil
 	}
-	return nil
 }
 
 type writer struct {

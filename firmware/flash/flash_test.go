@@ -244,9 +244,45 @@ type writerFunc func([]byte)
 
 func (f writerFunc) Write(b []byte) (int, error) { f(b); return len(b), nil }
 
+func TestAnInterruptEndsTheQuestion(t *testing.T) {
+	image, blockMap := makeImage(t)
+	dev, file := loop(t, diskSize)
+	silent, typist := io.Pipe()
+	defer typist.Close() // ends the read of the answer
+	ctx, cancel := context.WithCancel(t.Context())
+	err := Write(ctx, image, blockMap, dev, Options{In: silent, Out: writerFunc(func(b []byte) {
+		if bytes.Contains(b, []byte("to go on: ")) {
+			cancel()
+		}
+	})})
+	refused(t, err, file, "interrupted", dev+" is as it was")
+}
+
+func TestCheckAllowsAFreeDisk(t *testing.T) {
+	dev, file := loop(t, diskSize)
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Check(dev, imageSize); err != nil {
+		t.Error(err)
+	}
+	if after, err := os.ReadFile(file); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the disk was written to (%v)", err)
+	}
+}
+
+// Whatever stands in the way is told before the image is built, and again before it is written.
 func TestRefusals(t *testing.T) {
 	image, blockMap := makeImage(t)
-	try := func(dev string) error { return Write(t.Context(), image, blockMap, dev, yes) }
+	try := func(dev string) error {
+		t.Helper()
+		early, late := Check(dev, imageSize), Write(t.Context(), image, blockMap, dev, yes)
+		if early == nil || late == nil || early.Error() != late.Error() {
+			t.Errorf("before the build: %v; before writing: %v", early, late)
+		}
+		return late
+	}
 
 	t.Run("another answer", func(t *testing.T) {
 		dev, file := loop(t, diskSize)

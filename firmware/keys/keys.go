@@ -27,6 +27,7 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
+	"golang.org/x/sys/unix"
 
 	"cloudlink.local/gateway/internal/release"
 )
@@ -76,40 +77,83 @@ type Options struct {
 // ErrExists says that there is a set already.
 var ErrExists = errors.New("there is a key set already; a lost key cannot be made again, so none is overwritten")
 
-// Init makes a new set in dir, which must not hold one.
-func Init(dir string, o Options) error {
+// Check says whether the options fit together.
+func (o Options) Check() error {
 	if o.Kind != release.Development && o.Kind != release.Production {
 		return fmt.Errorf("kind %q: want %s or %s", o.Kind, release.Development, release.Production)
 	}
 	if (o.SecureBootKey == "") != (o.SecureBootCert == "") {
 		return errors.New("a Secure Boot key needs its certificate: give both -secure-boot-key and -secure-boot-cert")
 	}
-	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
+	return nil
+}
+
+// Init makes a new set in dir, which must be empty or not be there yet.
+func Init(dir string, o Options) error {
+	if err := o.Check(); err != nil {
+		return err
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("make key set: %w", err)
+	}
+	if wd, err := os.Getwd(); err == nil && wd == dir {
+		return fmt.Errorf("%s is the working directory: name a new folder", dir)
+	}
+	entries, err := os.ReadDir(dir)
+	switch {
+	case errors.Is(err, unix.ENOTDIR):
+		return fmt.Errorf("%s is a file or below one: name a new folder", dir)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("make key set: %w", err)
+	case len(entries) > 0:
 		if _, err := os.Stat(filepath.Join(dir, Info)); err == nil {
 			return fmt.Errorf("%s: %w", dir, ErrExists)
 		}
 		return fmt.Errorf("%s is not empty: name a new folder", dir)
 	}
-	dir = filepath.Clean(dir)
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return fmt.Errorf("make key set: %w", err)
-	}
-	tmp, err := os.MkdirTemp(filepath.Dir(dir), ".keys") // mode 0700
-	if err != nil {
-		return fmt.Errorf("make key set: %w", err)
-	}
-	defer os.RemoveAll(tmp)
-	if err := write(tmp, o); err != nil {
-		return fmt.Errorf("make key set: %w", err)
-	}
-	// An empty folder gives way; one that somebody filled meanwhile does not.
-	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("make key set: %w", err)
-	}
-	if err := os.Rename(tmp, dir); err != nil {
+	if err := create(dir, o); err != nil {
 		return fmt.Errorf("make key set: %w", err)
 	}
 	return nil
+}
+
+// create makes the set beside dir and renames it: the set is whole or not there.
+func create(dir string, o Options) (err error) {
+	parent := filepath.Dir(dir)
+	var made []string // folders above dir that are not there yet, the deepest first
+	for d := parent; !exists(d); d = filepath.Dir(d) {
+		made = append(made, d)
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, d := range made {
+			unix.Rmdir(d)
+		}
+	}()
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(parent, ".keys") // mode 0700
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	if err := write(tmp, o); err != nil {
+		return err
+	}
+	// An empty folder gives way. What else is there by now does not, be it a file.
+	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s cannot be replaced: %w: name a folder that is not there yet", dir, err)
+	}
+	return os.Rename(tmp, dir)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 func write(dir string, o Options) error {
@@ -215,13 +259,18 @@ func secureBoot(o Options, now time.Time) (crypto.Signer, *x509.Certificate, err
 }
 
 func readSecureBoot(keyFile, certFile string) (crypto.Signer, *x509.Certificate, error) {
+	for _, file := range []string{keyFile, certFile} {
+		if !exists(file) {
+			return nil, nil, fmt.Errorf("there is no file %s: name a PEM file", file)
+		}
+	}
 	b, err := os.ReadFile(keyFile)
 	if err != nil {
 		return nil, nil, err
 	}
 	block, _ := pem.Decode(b)
 	if block == nil {
-		return nil, nil, fmt.Errorf("%s: no PEM key in it", keyFile)
+		return nil, nil, fmt.Errorf("%s: no PEM key in it (openssl pkey -in %s -out FILE makes one of other forms)", keyFile, keyFile)
 	}
 	if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "" {
 		return nil, nil, fmt.Errorf("%s is encrypted: decrypt it first (openssl pkey -in %s -out FILE)", keyFile, keyFile)
@@ -240,14 +289,14 @@ func readSecureBoot(keyFile, certFile string) (crypto.Signer, *x509.Certificate,
 		return nil, nil, err
 	}
 	if block, _ = pem.Decode(b); block == nil || block.Type != "CERTIFICATE" {
-		return nil, nil, fmt.Errorf("%s: no PEM certificate in it", certFile)
+		return nil, nil, fmt.Errorf("%s: no PEM certificate in it (openssl x509 -in %s -out FILE makes one of a .cer)", certFile, certFile)
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", certFile, err)
 	}
 	if !key.PublicKey.Equal(cert.PublicKey) {
-		return nil, nil, fmt.Errorf("%s is not the certificate of %s", certFile, keyFile)
+		return nil, nil, fmt.Errorf("%s is not the certificate of %s: name the two that belong together", certFile, keyFile)
 	}
 	return key, cert, nil
 }
@@ -256,8 +305,8 @@ func readSecureBoot(keyFile, certFile string) (crypto.Signer, *x509.Certificate,
 func Load(dir string) (*Set, error) {
 	read := func(name string) ([]byte, error) {
 		b, err := os.ReadFile(filepath.Join(dir, name))
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("key set: %s is missing: name the folder that has it with -keys, or make a new set: go run ./firmware keys init DIR",
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+			return nil, fmt.Errorf("key set: %s is missing: name the folder that has it with -keys (make: KEYS=…), or make a new set: go run ./firmware keys init DIR",
 				filepath.Join(dir, name))
 		}
 		if err != nil {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
+	"golang.org/x/sys/unix"
 
 	"cloudlink.local/gateway/internal/release"
 )
@@ -165,6 +166,85 @@ func TestNoSetIsOverwritten(t *testing.T) {
 	}
 }
 
+// A folder that cannot be made into a set stays what it was, and whatever was made on the way goes.
+func TestWhereNoSetCanBe(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "letter.txt")
+	if err := os.WriteFile(file, []byte("dear"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink("nowhere", link); err != nil {
+		t.Fatal(err)
+	}
+	readOnly, full := filepath.Join(dir, "read-only"), filepath.Join(dir, "full")
+	for place, options := range map[string]string{readOnly: "ro", full: "size=8k"} {
+		if err := os.Mkdir(place, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := mountTmpfs(t, place, options); err != nil {
+			t.Fatalf("mount (needs root): %v", err)
+		}
+	}
+	here := filepath.Join(dir, "here")
+	if err := os.Mkdir(here, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(here)
+	before := list(t, dir)
+
+	for _, c := range []struct{ dir, want string }{
+		{file, "new folder"},
+		{filepath.Join(file, "keys"), "new folder"},
+		{link, "not there yet"},
+		{"/dev/null", "new folder"},
+		{".", "working directory"},
+		{filepath.Join(readOnly, "keys"), "read-only file system"},
+		{filepath.Join(full, "a", "b", "keys"), "no space left on device"},
+	} {
+		err := Init(c.dir, Options{Kind: release.Development, Now: now})
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v, want %q in it", c.dir, err, c.want)
+		}
+	}
+	if after := list(t, dir); after != before {
+		t.Errorf("there is now\n%s\nand was\n%s", after, before)
+	}
+	if b, err := os.ReadFile(file); err != nil || string(b) != "dear" {
+		t.Errorf("the file holds %q (%v)", b, err)
+	}
+}
+
+func mountTmpfs(t *testing.T, dir, options string) error {
+	var flags uintptr
+	if options == "ro" {
+		flags, options = unix.MS_RDONLY, ""
+	}
+	if err := unix.Mount("none", dir, "tmpfs", flags, options); err != nil {
+		return err
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return nil
+}
+
+// list returns the names below dir.
+func list(t *testing.T, dir string) string {
+	t.Helper()
+	var names []string
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		names = append(names, path)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(names, "\n")
+}
+
 func TestWhatIsMissingIsNamed(t *testing.T) {
 	for _, name := range []string{Info, BootKey, BootPublic, SecureBootKey, SecureBootCert} {
 		dir := aSet(t)
@@ -175,6 +255,13 @@ func TestWhatIsMissingIsNamed(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "keys init") || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s missing: %v", name, err)
 		}
+	}
+}
+
+func TestAFileIsNoSet(t *testing.T) {
+	file := filepath.Join(aSet(t), Info)
+	if _, err := Load(file); err == nil || !strings.Contains(err.Error(), "name the folder") {
+		t.Errorf("a file for a folder: %v", err)
 	}
 }
 
