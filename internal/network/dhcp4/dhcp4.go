@@ -74,6 +74,7 @@ func (c *Client) Run(ctx context.Context) error {
 		ask: func(ctx context.Context, from, target netip.Addr, to net.HardwareAddr) (net.HardwareAddr, error) {
 			return arp.Ask(ctx, c.Port, from, target, to)
 		},
+		others: c.othersHave,
 	}
 	return s.run(ctx)
 }
@@ -132,6 +133,7 @@ type session struct {
 	unicast net.PacketConn // held while renewing: else the kernel tells the server that nobody listens
 	watch   func(context.Context, *arp.Watch) error
 	ask     func(ctx context.Context, from, target netip.Addr, to net.HardwareAddr) (net.HardwareAddr, error)
+	others  func(netip.Addr) bool // whether another port of ours has an address
 	helpers sync.WaitGroup
 	fail    context.CancelCauseFunc
 	found   chan found
@@ -180,7 +182,7 @@ func (s *session) run(parent context.Context) error {
 
 	s.sm = client{
 		mac: s.Port.HardwareAddr, common: s.options(), random: rand.Uint32,
-		terms: terms{hostname: s.Hostname, maxMTU: s.MaxMTU, ours: s.othersHave},
+		terms: terms{hostname: s.Hostname, maxMTU: s.MaxMTU, ours: s.others},
 	}
 	out := s.sm.start(time.Now(), s.Remembered, s.InUse, s.LinkKept)
 	if s.InUse {
@@ -352,13 +354,13 @@ func (s *session) meetGateway(ctx context.Context) {
 }
 
 // othersHave says whether another port of ours has addr.
-func (s *session) othersHave(addr netip.Addr) bool {
+func (c *Client) othersHave(addr netip.Addr) bool {
 	ports, err := net.Interfaces()
 	if err != nil {
 		return false
 	}
 	for _, p := range ports {
-		if p.Index == s.Port.Index {
+		if p.Index == c.Port.Index {
 			continue
 		}
 		addrs, err := p.Addrs()

@@ -59,7 +59,9 @@ func FuzzClient(f *testing.F) {
 			case 'v':
 				c.vouch()
 			case 'm':
-				c.meet(c.lease, mac)
+				if c.lease != nil {
+					c.meet(c.lease, mac)
+				}
 			case 'L': // the machine slept
 				now = now.Add(48 * time.Hour)
 				c.timeout(now)

@@ -72,6 +72,14 @@ func (s *Stored) Restore(now time.Time, boot Boot) (*Lease, error) {
 			return nil, fmt.Errorf("restore lease of %v: no machine has address %v", l.Prefix, a)
 		}
 	}
+	if len(l.DNS) > maxDNS || len(l.NTP) > maxNTP || len(l.Search) > maxSearch || len(l.Routes) > maxRoutes || l.MTU < 0 {
+		return nil, fmt.Errorf("restore lease of %v: it says more than a server can", l.Prefix)
+	}
+	for _, name := range append([]string{l.Domain, l.Hostname}, l.Search...) {
+		if _, ok := domain([]byte(name)); name != "" && !ok {
+			return nil, fmt.Errorf("restore lease of %v: %.40q is no name", l.Prefix, name)
+		}
+	}
 	l.GatewayMAC = nil
 	if s.GatewayMAC != "" {
 		mac, err := net.ParseMAC(s.GatewayMAC)
