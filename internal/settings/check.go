@@ -2,7 +2,6 @@ package settings
 
 import (
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -369,9 +368,6 @@ func tooMany(errs *Errors, path string, count, most int) bool {
 	return count > most
 }
 
-// withPort is a name or an address with a port behind it.
-var withPort = regexp.MustCompile(`^([^:]+|\[.*\]):[0-9]+$`)
-
 // checkHost checks a host's name or address.
 func checkHost(errs *Errors, path, host string) bool {
 	if a, err := netip.ParseAddr(host); err == nil {
@@ -381,6 +377,7 @@ func checkHost(errs *Errors, path, host string) bool {
 		}
 		return checkUnicast(errs, path, a)
 	}
+	colon := strings.LastIndexByte(host, ':')
 	switch {
 	case host == "":
 		errs.add(path, Empty)
@@ -388,8 +385,8 @@ func checkHost(errs *Errors, path, host string) bool {
 		errs.add(path, HostSpace, "value", host)
 	case strings.Contains(host, "://"):
 		errs.add(path, HostScheme, "value", host)
-	case withPort.MatchString(host):
-		errs.add(path, HostPort, "value", host, "example", strings.Trim(host[:strings.LastIndex(host, ":")], "[]"))
+	case colon > 0 && isNumber(host[colon+1:]) && (strings.IndexByte(host, ':') == colon || host[colon-1] == ']'):
+		errs.add(path, HostPort, "value", host, "example", strings.Trim(host[:colon], "[]"))
 	case !isHostName(host):
 		errs.add(path, HostSyntax, "value", host)
 	case strings.EqualFold(host, "localhost") || strings.HasSuffix(strings.ToLower(host), ".localhost"): // RFC 6761 section 6.3

@@ -17,8 +17,12 @@ import (
 // maxSize bounds a file or a request. What Save writes is far below it.
 const maxSize = 1 << 20
 
-// maxDepth bounds how deep objects and lists lie in each other. The settings need six.
-const maxDepth = 16
+// Bounds of what is read into memory: how deep objects and lists lie in each other, and how many
+// values there are. The settings need six and some two hundred.
+const (
+	maxDepth  = 16
+	maxValues = 5000
+)
 
 // Decode reads settings of this version. Unknown keys, keys given twice and values of a wrong type
 // are mistakes, returned as Errors; keys left out have their defaults. It does not Check.
@@ -82,7 +86,8 @@ func parse(path string, b []byte) (any, Errors) {
 type parser struct {
 	tokens *json.Decoder
 	errs   Errors
-	ended  bool // too deep: the rest is not read
+	values int  // so far
+	ended  bool // too deep or too many: the rest is not read
 }
 
 func (p *parser) next() json.Token {
@@ -96,6 +101,11 @@ func (p *parser) next() json.Token {
 func (p *parser) value(path string, depth int) any {
 	if depth > maxDepth {
 		p.errs.add(path, TooDeep)
+		p.ended = true
+		return nil
+	}
+	if p.values++; p.values > maxValues {
+		p.errs.add(path, TooMany, "count", strconv.Itoa(p.values), "most", strconv.Itoa(maxValues))
 		p.ended = true
 		return nil
 	}

@@ -4,10 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
+	"unicode/utf8"
 )
 
 // wrong are texts that Decode refuses, with all that it says.
@@ -146,31 +150,46 @@ func TestDecodeNetworkNamesThePathInTheSettings(t *testing.T) {
 	}
 }
 
-func TestMistakesAreBounded(t *testing.T) {
-	var b strings.Builder
-	b.WriteString(`{"version":1`)
-	for i := range 60000 {
-		fmt.Fprintf(&b, `,"k%d":0`, i)
+func TestWhatHostileTextCostsIsBounded(t *testing.T) {
+	keys := []byte(`{"version":1`)
+	for i := range maxValues - 2 {
+		keys = fmt.Appendf(keys, `,"k%d":0`, i)
 	}
-	b.WriteString(`}`)
-	_, err := Decode([]byte(b.String()))
-	if errs, _ := errors.AsType[Errors](err); len(errs) != maxErrors {
-		t.Errorf("%d mistakes", len(errs))
+	keys = append(keys, '}')
+	_, err := Decode(keys)
+	if errs, _ := errors.AsType[Errors](err); len(errs) != maxErrors || errs[0].Code != UnknownKey {
+		t.Errorf("%d mistakes: %v", len(errs), err)
 	}
-	_, err = Decode([]byte(`{"version":1,"` + strings.Repeat("k", 100000) + `":0}`))
-	if n := len(fmt.Sprint(err)); n > 500 {
-		t.Errorf("a text of %d bytes", n)
+	for name, text := range map[string]string{
+		"long key":     `{"version":1,"` + strings.Repeat("k", maxSize-20) + `":0}`,
+		"long text":    `{"version":1,"clock":{"servers":["` + strings.Repeat("k", maxSize-50) + `"]}}`,
+		"many entries": `{"version":1,"clock":{"servers":[` + strings.Repeat("0,", maxSize/2-50) + `0]}}`,
+		"many lists":   `{"version":1,"x":[` + strings.Repeat("[],", maxSize/3-50) + `0]}`,
+		"deep lists":   strings.Repeat("[", maxSize/2) + strings.Repeat("]", maxSize/2),
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, _, _, err := current.load([]byte(text))
+		runtime.ReadMemStats(&after)
+		if size := after.TotalAlloc - before.TotalAlloc; size > 24*maxSize {
+			t.Errorf("%s: %d bytes", name, size)
+		}
+		if n := len(fmt.Sprint(err)); err == nil || n > 1000 {
+			t.Errorf("%s: a text of %d bytes: %v", name, n, err)
+		}
 	}
 }
 
 func FuzzLoad(f *testing.F) {
-	for _, s := range []Settings{Default(), full()} {
-		b, err := json.MarshalIndent(s, "", "\t")
-		if err != nil {
-			f.Fatal(err)
+	b, err := json.Marshal(full())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	for _, c := range wrong {
+		if len(c.text) < 1000 {
+			f.Add([]byte(c.text))
 		}
-		f.Add(b)
-		f.Add([]byte(strings.Replace(string(b), `"version": 1`, `"version": 2`, 1)))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, version, notes, err := current.load(b)
@@ -180,8 +199,10 @@ func FuzzLoad(f *testing.F) {
 		}
 		complete(t, said)
 		for _, e := range said {
-			if len(e.Error()) > 2000 || len(e.Text("de").Cure) > 2000 || strings.ContainsRune(e.Error(), '\x1b') {
-				t.Errorf("%q", e.Error())
+			for _, word := range append(slices.Collect(maps.Values(e.Args)), e.Path) {
+				if len(word) > 2000 || strings.ContainsFunc(word, func(r rune) bool { return !unicode.IsPrint(r) && r != utf8.RuneError }) {
+					t.Errorf("%s %s: %q", e.Path, e.Code, word)
+				}
 			}
 		}
 		if err != nil {

@@ -119,7 +119,8 @@ func read(path string) (s Settings, version int, notes Errors, err error) {
 func (s *Store) Get() Settings { return s.current.Load().Clone() }
 
 // Save checks settings, writes them to the medium and has Get return them from then on. Errors say
-// what is wrong with them. With any other error the file and what Get returns are as they were.
+// what is wrong with them. After an error Get returns what the file has: the settings as they were,
+// but in the one case that the new file could not be made to last.
 func (s *Store) Save(settings Settings) error {
 	if err := settings.Check(); err != nil {
 		return err
@@ -135,6 +136,9 @@ func (s *Store) Save(settings Settings) error {
 		return fmt.Errorf("save settings, the old ones stay: %w", err)
 	}
 	s.current.Store(&settings)
+	if err := syncDir(s.dir); err != nil {
+		return fmt.Errorf("save settings, a power cut may undo it: %w", cause(err))
+	}
 	return nil
 }
 
@@ -160,9 +164,6 @@ func (s *Store) write(b []byte) error {
 		}
 	}
 	if err := next.CloseAtomicallyReplace(); err != nil {
-		return fmt.Errorf("replace %s: %w", fileName, cause(err))
-	}
-	if err := syncDir(s.dir); err != nil {
 		return fmt.Errorf("replace %s: %w", fileName, cause(err))
 	}
 	return nil

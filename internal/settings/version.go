@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// A migration turns the settings of one version, as parse returns them, into those of the next.
+// A migration turns the settings of one version, as parse returns them, into those of the next. It
+// must expect any key to be missing and any value to be of another type.
 type migration func(settings map[string]any) error
 
 // A format is a version of the settings' shape, and how to get there from the versions before it:
