@@ -1,10 +1,11 @@
-// Package network is the service that makes the gateway reachable: it leases an address for the
-// first Ethernet port by DHCP and keeps it, with the route and the DNS servers that come along.
-// Addresses outlive the service: after a restart it goes on with what it finds on the port.
+// Package network is the service that makes the gateway reachable: it configures the Ethernet ports as
+// the settings say, keeps them so, and keeps the clock right. The parts are packages of their own that
+// do not know each other; this one asks them what they know, makes one specification of it, and has
+// the kernel's state made so. Addresses outlive the service: after a restart it goes on with what it
+// finds.
 package network
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,23 +14,27 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"strings"
+	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/net/netutil"
-	"golang.org/x/sys/unix"
 
+	"cloudlink.local/gateway/internal/diary"
+	"cloudlink.local/gateway/internal/network/commit"
 	"cloudlink.local/gateway/internal/network/dhcp4"
+	"cloudlink.local/gateway/internal/network/firewall"
+	"cloudlink.local/gateway/internal/network/ntp"
+	"cloudlink.local/gateway/internal/network/reconcile"
+	"cloudlink.local/gateway/internal/network/spec"
+	"cloudlink.local/gateway/internal/release"
+	"cloudlink.local/gateway/internal/settings"
 )
 
-// Run is the service network. It calls ready once it answers on Socket.
-func Run(ctx context.Context, ready func(), log *slog.Logger) error {
-	s := &service{socket: Socket, resolvConf: ResolvConf, isPort: physical, log: log}
-	return s.run(ctx, ready)
-}
+// dataDir is where the service keeps settings, leases and diary.
+const dataDir = "/data/network"
 
 const (
 	tick    = 30 * time.Second       // looks again, whatever was overheard
@@ -39,53 +44,78 @@ const (
 	maxAsks = 16                     // at the same time, on our socket
 )
 
-// A service owns the ports. All but the published status belongs to run's goroutine.
+// Run is the service network. It calls ready once it answers on Socket.
+func Run(ctx context.Context, ready func(), log *slog.Logger) error {
+	rel, _ := release.Load(release.File) // process 1 has told what is wrong with it
+	s := &service{
+		socket: Socket, resolvConf: ResolvConf, data: dataDir, log: log,
+		isPort: func(l reconcile.Link) bool { return l.Physical },
+		built:  rel.BuildTime, clock: ntp.System{},
+	}
+	return s.run(ctx, ready)
+}
+
+// A service owns the ports. What stands below events belongs to the goroutine of run.
 type service struct {
-	socket, resolvConf string
-	isPort             func(netlink.Link) bool
-	log                *slog.Logger
+	socket, resolvConf, data string
+	isPort                   func(reconcile.Link) bool
+	built                    time.Time // this firmware
+	clock                    ntp.Clock
+	log                      *slog.Logger
 
-	set     map[int]bool // ports whose sysctls are set
-	dhcp    *client      // runs while the first port has a link, else nil
-	reports chan report  // from dhcp
-	again   time.Time    // when a client may be started after one that failed
-	port    int          // index of the port that has the lease
-	lease   *dhcp4.Lease // nil for none
-	search  time.Time    // since when there is a link and no lease; the zero time is not now
-	trouble string       // what was logged last
+	store  *settings.Store
+	diary  *diary.Diary
+	keeper *commit.Keeper
+	boot   dhcp4.Boot // when the service began
 
-	published atomic.Pointer[snapshot]
-}
+	clockState atomic.Pointer[ntp.State]
+	published  atomic.Pointer[Status]
+	changing   sync.Mutex // held while settings are being changed
 
-// A client is a running DHCP client.
-type client struct {
-	port port
-	stop context.CancelFunc
-	done chan struct{} // closed at its end
-}
+	mu        sync.Mutex       // guards what follows
+	addresses commit.Addresses // of what is to be applied
+	policy    *firewall.Policy // applied last
 
-// A report is what a DHCP client has to say.
-type report struct {
-	from  *client
-	lease *dhcp4.Lease
-	err   error // it ended
+	changed chan struct{} // has an element where something is to be applied
+	events  chan func()   // what has happened, to be noted before the next look
+	wishes  chan ntp.Wish
+
+	reconciler reconcile.Reconciler
+	secret     netip.Addr // what the ports' own IPv6 addresses are made of
+	links      map[string]*link
+	seen       map[string]reconcile.Link // ports as they were at the last look
+	static     map[netip.Prefix]bool     // addresses of the settings that the diary knows of
+	wish       ntp.Wish                  // sent last
+	offers     string                    // what the firewall was said to let in
+	trouble    string                    // what was logged last
 }
 
 func (s *service) run(ctx context.Context, ready func()) error {
-	s.set = map[int]bool{}
-	s.reports = make(chan report)
-	changed, events, err := watch()
-	if err != nil {
+	if err := s.open(); err != nil {
 		return err
 	}
-	defer events.Close()
-	s.complain(s.rise())
-	if err := s.adopt(); err != nil {
-		return err
+	defer s.closeDiary()
+	ctx, cancel := context.WithCancelCause(ctx)
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	defer cancel(nil)
+	part := func(run func(context.Context) error) {
+		parts.Go(func() {
+			if err := run(ctx); err != nil {
+				cancel(err)
+			}
+		})
 	}
-	if err := s.look(); err != nil { // so that the first answer is true
-		return err
-	}
+	changed := make(chan struct{}, 1)
+	part(func(ctx context.Context) error {
+		return reconcile.Watch(ctx, func() {
+			select {
+			case changed <- struct{}{}:
+			default: // it is known already
+			}
+		})
+	})
+	s.converge(ctx) // so that the first answer is true, and before anybody waits
 	listener, err := listen(s.socket)
 	if err != nil {
 		return err
@@ -93,27 +123,123 @@ func (s *service) run(ctx context.Context, ready func()) error {
 	server := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    8 << 10,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	var serving sync.WaitGroup
-	serving.Go(func() {
+	parts.Go(func() {
 		err := server.Serve(netutil.LimitListener(listener, maxAsks))
 		cancel(fmt.Errorf("serve %s: %w", s.socket, err))
 	})
-	defer serving.Wait()
 	defer server.Close()
-	defer s.stopDHCP()
+	defer s.stopLinks()
+	part(s.diary.Run)
+	part(s.keeper.Run)
+	part(func(ctx context.Context) error { return s.ntp().Run(ctx, s.wishes) })
 	ready()
 	return s.keep(ctx, changed)
 }
 
+// open reads what is kept on the data partition. Where that is damaged the service goes on without.
+func (s *service) open() error {
+	var err error
+	if s.boot, err = dhcp4.Now(); err != nil {
+		return err
+	}
+	s.changed = make(chan struct{}, 1)
+	s.events = make(chan func())
+	s.wishes = make(chan ntp.Wish, 1)
+	s.links = map[string]*link{}
+	s.seen = map[string]reconcile.Link{}
+	s.static = map[netip.Prefix]bool{}
+	s.clockState.Store(&ntp.State{Source: ntp.Floor})
+	s.diary = diary.Open(diary.Config{
+		Dir: filepath.Join(s.data, "diary"), BootID: s.boot.ID, Boottime: s.boottime,
+		Clock: func() string { return string(s.clockState.Load().Source) }, Log: s.log,
+	})
+	var origin settings.Origin
+	s.store, origin = settings.Open(s.data)
+	for _, p := range origin.Problems {
+		s.log.Warn("settings: " + p.Error())
+	}
+	if len(origin.Problems) > 0 && origin.Source != settings.FromFile {
+		s.diary.Add(diary.SettingsReplaced, "reason", string(origin.Source))
+	}
+	s.keeper = commit.Open(commit.Config{
+		File: filepath.Join(s.data, "change.json"), Store: s.store, BootID: s.boot.ID, Boottime: s.boottime,
+		Changed: s.nudge, Note: s.diary.Add, Log: s.log,
+	})
+	if s.secret, err = secret(filepath.Join(s.data, "secret")); err != nil {
+		s.log.Warn(err.Error())
+	}
+	return nil
+}
+
+// boottime is the time since power-on.
+func (s *service) boottime() time.Duration {
+	now, err := dhcp4.Now()
+	if err != nil {
+		return 0
+	}
+	return now.Clock
+}
+
+func (s *service) closeDiary() {
+	if err := s.diary.Close(); err != nil {
+		s.log.Warn("save diary: " + err.Error())
+	}
+}
+
+func (s *service) ntp() *ntp.Client {
+	return &ntp.Client{
+		Build: s.built, Floor: s.built, Clock: s.clock, Log: s.log, Changed: s.clockChanged,
+		Resolve: func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		},
+	}
+}
+
+// clockChanged is called by the NTP client.
+func (s *service) clockChanged(now ntp.State) {
+	before := s.clockState.Swap(&now)
+	server := ""
+	if len(now.Servers) > 0 {
+		server = now.Servers[0].Name
+	}
+	show := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+	switch {
+	case now.Stepped != 0:
+		s.diary.Add(diary.ClockStepped, "from", show(time.Now().Add(-now.Stepped)), "to", show(time.Now()), "server", server)
+	case now.Reason != "" && now.Reason != before.Reason && now.Reason != ntp.NoServers:
+		s.diary.Add(diary.NTPRefused, "server", server, "reason", string(now.Reason))
+	}
+	if before.Synced.IsZero() && !now.Synced.IsZero() {
+		s.diary.Add(diary.ClockSynchronised, "to", show(time.Now()), "server", server)
+	}
+}
+
+// nudge has run look again, without waiting for it.
+func (s *service) nudge() {
+	select {
+	case s.changed <- struct{}{}:
+	default: // it is about to
+	}
+}
+
+// post has run call f, and look again.
+func (s *service) post(ctx context.Context, f func()) {
+	select {
+	case s.events <- f:
+	case <-ctx.Done():
+	}
+}
+
 // keep keeps the ports as they should be until ctx ends, which is no error.
 func (s *service) keep(ctx context.Context, changed <-chan struct{}) error {
-	next := time.NewTimer(0)
+	next := time.NewTimer(tick)
 	defer next.Stop()
-	pending := true      // next is set for what has changed
+	pending := false     // next is set for what has changed
 	var spaced time.Time // when all looks so far would be over, one in each settle
 	for {
 		select {
@@ -122,10 +248,7 @@ func (s *service) keep(ctx context.Context, changed <-chan struct{}) error {
 				return err
 			}
 			return nil
-		case _, ok := <-changed:
-			if !ok {
-				return errors.New("watch ports: the kernel's events ended")
-			}
+		case <-changed:
 			if pending {
 				continue
 			}
@@ -136,14 +259,17 @@ func (s *service) keep(ctx context.Context, changed <-chan struct{}) error {
 			}
 			spaced = spaced.Add(settle)
 			next.Reset(spaced.Sub(now) - burst*settle)
-		case r := <-s.reports:
-			s.hear(r)
+		case <-s.changed:
+			pending = true
+			next.Reset(0)
+		case f := <-s.events:
+			f()
 			pending = true
 			next.Reset(0)
 		case <-next.C:
 			pending = false
-			s.complain(s.reconcile(ctx))
-			next.Reset(max(settle, s.due(time.Now())))
+			s.converge(ctx)
+			next.Reset(tick)
 		}
 	}
 }
@@ -160,252 +286,139 @@ func (s *service) complain(err error) {
 	s.trouble = text
 }
 
-// due is the time until something has to be done without an event.
-func (s *service) due(now time.Time) time.Duration {
-	d := tick
-	if s.lease != nil && !s.lease.Expires.IsZero() {
-		d = min(d, s.lease.Expires.Sub(now))
+// converge makes everything what it should be now, and publishes what it is.
+func (s *service) converge(ctx context.Context) {
+	state, err := reconcile.List()
+	if err != nil {
+		s.complain(err)
+		return
 	}
-	if s.dhcp == nil && s.again.After(now) {
-		d = min(d, s.again.Sub(now))
+	var ports []reconcile.Link
+	for _, l := range state.Links {
+		if s.isPort(l) {
+			ports = append(ports, l)
+		}
 	}
-	return d
+	slices.SortFunc(ports, func(a, b reconcile.Link) int { return a.Index - b.Index })
+	s.tellCables(ports)
+
+	effective := s.keeper.Effective()
+	plans := plan(ports, effective.Current)
+	var former []portPlan
+	if effective.Beside != nil {
+		former = plan(ports, *effective.Beside)
+	}
+	s.runLinks(ctx, state, plans, former)
+	specs := s.specs(state, plans, former)
+	errs := []error{s.guard(plans, former)} // before the first port is switched on
+	_, err = s.reconciler.Reconcile(specs.all)
+	errs = append(errs, s.tellDuplicates(err))
+	if err := replaceFile(s.resolvConf, resolvConf(specs.current)); err != nil {
+		errs = append(errs, fmt.Errorf("write DNS servers: %w", err))
+	}
+	s.complain(errors.Join(errs...))
+	if after, err := reconcile.List(); err == nil {
+		state = after
+	}
+	s.tellStatic(specs.current)
+	s.publish(state, ports, plans, specs)
+	s.wishTime(plans)
 }
 
-// rise switches the ports on: a link takes seconds to come up, and all else can be done meanwhile.
-func (s *service) rise() error {
-	ports, err := listPorts(s.isPort)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, p := range ports {
-		if !p.up {
-			errs = append(errs, switchOn(p.name))
-		}
-	}
-	return errors.Join(errs...)
+// specs are what is to be applied: all of it, and what of it is the current configuration's, and the
+// former one's while that stands beside it.
+type specs struct {
+	all, current, former spec.Spec
 }
 
-// adopt takes over the lease that a former process left on the first port.
-func (s *service) adopt() error {
-	now := time.Now()
-	ports, err := listPorts(s.isPort)
-	if err != nil || len(ports) == 0 {
-		return err
+func (s *service) specs(state reconcile.State, plans, former []portPlan) specs {
+	sp := specs{current: s.layers(plans)}
+	layers := []spec.Spec{state.Learned()}
+	if former != nil {
+		sp.former = s.layers(former)
+		layers = append(layers, spec.Behind(sp.former))
 	}
-	addrs, err := listAddrs(now)
-	if err != nil {
-		return err
+	sp.all = spec.Policy(spec.Merge(append(layers, sp.current)...))
+	if former != nil { // what is new must not live on the old routers
+		sp.all.Routes = slices.DeleteFunc(sp.all.Routes, func(r spec.Route) bool { return behind(r, sp.current) })
 	}
-	routes, err := listRoutes()
-	if err != nil {
-		return err
+	return sp
+}
+
+// layers merges what the settings of plans and their links' clients say.
+func (s *service) layers(plans []portPlan) spec.Spec {
+	all := []spec.Spec{base(plans, s.secret)}
+	for _, p := range plans {
+		l := s.links[p.link]
+		if l != nil {
+			all = append(all, automatic(p, l.learned()))
+		}
 	}
-	for _, a := range addrs {
-		if !a.ours || a.port != ports[0].index || !a.prefix.Addr().Is4() {
-			continue
-		}
-		s.port = a.port
-		s.lease = &dhcp4.Lease{Prefix: a.prefix, Expires: a.expires}
-		for _, r := range routes {
-			if gw, ok := netip.AddrFromSlice(r.Gw.To4()); ok && r.LinkIndex == a.port {
-				s.lease.Gateway = gw
-			}
-		}
-		if b, err := os.ReadFile(s.resolvConf); err == nil {
-			s.lease.DNS = nameservers(b)
-		}
-		s.log.Info(fmt.Sprintf("%v was on the port already", a.prefix), "port", ports[0].name)
+	for _, p := range plans {
+		all = append(all, owner(p))
+	}
+	return spec.Merge(all...)
+}
+
+// guard makes the firewall what the plans need.
+func (s *service) guard(plans, former []portPlan) error {
+	if len(plans) == 0 {
 		return nil
+	}
+	policy := policyOf(plans)
+	if former != nil {
+		policy = policyOf(append(slices.Clone(plans), former...)).Reachable()
+	}
+	changed, err := firewall.Apply(policy)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.policy = &policy
+	s.mu.Unlock()
+	if offers := offersOf(policy); offers != s.offers || changed && s.offers != "" {
+		s.diary.Add(diary.FirewallChanged, "offers", offers)
+		s.offers = offers
 	}
 	return nil
 }
 
-// reconcile looks at the kernel's state and changes what is not as it should be.
-func (s *service) reconcile(ctx context.Context) error {
-	now := time.Now()
-	ports, err := listPorts(s.isPort)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, p := range ports {
-		if !s.set[p.index] {
-			s.set[p.index] = true
-			errs = append(errs, setSysctls(p.name))
-		}
-		if !p.up {
-			errs = append(errs, switchOn(p.name))
+// wishTime tells the NTP client whom to ask, at once where the network has changed.
+func (s *service) wishTime(plans []portPlan) {
+	wish := ntp.Wish{Chosen: s.store.Get().Clock.Servers}
+	reachable := false
+	for _, p := range plans {
+		if l := s.links[p.link]; l != nil {
+			if lease := l.learned().lease; lease != nil {
+				for _, a := range lease.NTP {
+					wish.Offered = append(wish.Offered, a.String())
+				}
+			}
 		}
 	}
-	s.follow(ctx, ports, now)
-	if !s.set[0] { // no port has this index
-		s.set[0] = true
-		errs = append(errs, switchOn("lo"), setSysctls("all"), setSysctls("default"))
+	s.mu.Lock()
+	ours := append(slices.Clone(s.addresses.New), s.addresses.Common...)
+	s.mu.Unlock()
+	for _, a := range ours {
+		reachable = reachable || !a.IsLinkLocalUnicast()
 	}
-	errs = append(errs, s.apply(now), s.look())
-	return errors.Join(errs...)
-}
-
-// follow runs a DHCP client for the first port while it has a link.
-func (s *service) follow(ctx context.Context, ports []port, now time.Time) {
-	var first port
-	if len(ports) > 0 {
-		first = ports[0]
-	}
-	if s.dhcp != nil {
-		p := s.dhcp.port
-		if p.index != first.index || !first.link || !bytes.Equal(p.mac, first.mac) {
-			s.stopDHCP()
-		}
-	}
-	if first.index != s.port {
-		s.port, s.lease = first.index, nil
-	}
-	if s.lease != nil && !s.lease.Expires.IsZero() && s.lease.Expires.Sub(now) < time.Second {
-		s.lease = nil // the kernel counts in seconds
-	}
-	if s.dhcp == nil && first.link && !s.again.After(now) {
-		s.startDHCP(ctx, first)
-	}
-	switch {
-	case !first.link || s.lease != nil:
-		s.search = time.Time{}
-	case s.search.IsZero():
-		s.search = now
-	}
-}
-
-func (s *service) startDHCP(ctx context.Context, p port) {
-	ctx, stop := context.WithCancel(ctx)
-	c := &client{port: p, stop: stop, done: make(chan struct{})}
-	tell := func(r report) {
-		r.from = c
-		select {
-		case s.reports <- r:
-		case <-ctx.Done():
-		}
-	}
-	dhcp := &dhcp4.Client{
-		Port:       &net.Interface{Index: p.index, Name: p.name, HardwareAddr: p.mac},
-		Hostname:   hostname(),
-		Vendor:     vendor,
-		Remembered: s.lease,
-		InUse:      s.lease != nil,
-		LinkKept:   true,
-		Log:        s.log,
-		Changed:    func(lease *dhcp4.Lease) { tell(report{lease: lease}) },
-	}
-	s.dhcp = c
-	go func() { // stopDHCP waits for it
-		defer close(c.done)
-		if err := dhcp.Run(ctx); err != nil {
-			tell(report{err: err})
-		}
-	}()
-}
-
-func (s *service) stopDHCP() {
-	if s.dhcp == nil {
+	key := wish
+	key.Offered = append(slices.Clone(key.Offered), fmt.Sprint(ours))
+	if !reachable || slices.Equal(key.Offered, s.wish.Offered) && slices.Equal(key.Chosen, s.wish.Chosen) {
 		return
 	}
-	s.dhcp.stop()
-	<-s.dhcp.done
-	s.dhcp = nil
-}
-
-// hear takes a DHCP client's report.
-func (s *service) hear(r report) {
-	if r.from != s.dhcp {
-		return
-	}
-	if r.err != nil {
-		s.log.Warn(r.err.Error())
-		s.stopDHCP()
-		s.again = time.Now().Add(time.Second)
-		return
-	}
-	name := slog.String("port", r.from.port.name)
-	switch {
-	case r.lease == nil:
-		s.log.Warn("no address any more: asking every DHCP server", name)
-	case s.lease == nil || s.lease.Prefix != r.lease.Prefix || s.lease.Gateway != r.lease.Gateway:
-		gateway := "no gateway"
-		if r.lease.Gateway.IsValid() {
-			gateway = "gateway " + r.lease.Gateway.String()
-		}
-		s.log.Info(fmt.Sprintf("address %v, %s, from DHCP server %v", r.lease.Prefix, gateway, r.lease.Server), name)
+	s.wish = key
+	select {
+	case <-s.wishes: // what has not been read yet is out of date
 	default:
-		s.log.Debug(fmt.Sprintf("DHCP server %v extended the lease of %v", r.lease.Server, r.lease.Prefix), name)
 	}
-	s.lease = r.lease
-}
-
-// apply makes the kernel's addresses and routes, where they are ours, and resolv.conf what the
-// lease says. What is right already is left alone: each change is an event that brings us back.
-func (s *service) apply(now time.Time) error {
-	addrs, err := listAddrs(now)
-	if err != nil {
-		return err
-	}
-	routes, err := listRoutes()
-	if err != nil {
-		return err
-	}
-	var errs []error
-	missing := s.lease != nil
-	for _, a := range addrs {
-		switch {
-		case !a.ours:
-		case s.lease != nil && a.port == s.port && a.prefix == s.lease.Prefix:
-			missing = !sameTime(a.expires, s.lease.Expires)
-		default:
-			errs = append(errs, removeAddr(a))
-		}
-	}
-	if missing {
-		errs = append(errs, setAddr(s.port, s.lease, now))
-	}
-
-	var want *netlink.Route
-	var dns []netip.Addr
-	if s.lease != nil {
-		dns = s.lease.DNS
-		if s.lease.Gateway.IsValid() {
-			want = defaultRoute(s.port, s.lease)
-		}
-	}
-	for _, r := range routes {
-		if want != nil && sameRoute(&r, want) {
-			want = nil
-		} else if err := netlink.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) { // it went with the address
-			errs = append(errs, fmt.Errorf("remove route: %w", err))
-		}
-	}
-	if want != nil {
-		if err := netlink.RouteAdd(want); err != nil {
-			errs = append(errs, fmt.Errorf("set gateway %v: %w", s.lease.Gateway, err))
-		}
-	}
-	if err := replaceFile(s.resolvConf, resolvConf(dns)); err != nil {
-		errs = append(errs, fmt.Errorf("write DNS servers: %w", err))
-	}
-	return errors.Join(errs...)
-}
-
-// sameTime says whether an address's end is the lease's, as far as the kernel's seconds tell.
-func sameTime(a, b time.Time) bool {
-	if a.IsZero() || b.IsZero() {
-		return a.IsZero() && b.IsZero()
-	}
-	return a.Sub(b).Abs() < 3*time.Second
+	s.wishes <- wish // nobody else sends
 }
 
 // hostname is what we tell DHCP servers.
 func hostname() string {
 	name, err := os.Hostname()
-	if err != nil || name == "" || name == "localhost" || strings.ContainsFunc(name, func(r rune) bool {
+	if err != nil || name == "" || name == "localhost" || slices.ContainsFunc([]rune(name), func(r rune) bool {
 		return r != '-' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
 	}) {
 		return "cloudlink" // the kernel's own is "(none)"

@@ -18,10 +18,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"cloudlink.local/gateway/internal/condition"
+	"cloudlink.local/gateway/internal/network/reconcile"
 	"cloudlink.local/gateway/internal/testnet"
 )
 
@@ -54,9 +54,20 @@ func inDir(dir string) *service {
 	return &service{
 		socket:     filepath.Join(dir, "network.sock"),
 		resolvConf: filepath.Join(dir, "resolv.conf"),
-		isPort:     func(l netlink.Link) bool { return strings.HasPrefix(l.Attrs().Name, "lan") },
+		data:       dir,
+		isPort:     func(l reconcile.Link) bool { return strings.HasPrefix(l.Name, "lan") },
+		built:      time.Now().Add(-time.Hour),
+		clock:      noClock{},
 	}
 }
+
+// noClock stands for the system clock, which is everybody's on this machine.
+type noClock struct{}
+
+func (noClock) Now() time.Time           { return time.Now() }
+func (noClock) Step(time.Duration) error { return unix.EPERM }
+func (noClock) Slew(time.Duration) error { return unix.EPERM }
+func (noClock) Synchronised() bool       { return false }
 
 // A gateway is a network service in a namespace of its own.
 type gateway struct {
@@ -481,11 +492,11 @@ func TestSetsTheKernelsSettings(t *testing.T) {
 	if lo := gw.IP("link", "show", "lo"); !strings.Contains(lo, ",UP") {
 		t.Errorf("loopback is %s", lo)
 	}
-	for _, s := range sysctls {
+	for name, want := range map[string]string{"ipv4/conf/*/accept_redirects": "0", "ipv4/conf/*/arp_ignore": "1", "ipv6/conf/*/accept_redirects": "0"} {
 		for _, port := range []string{"all", "default", "lan0"} {
-			path := "/proc/sys/net/" + strings.Replace(s.name, "*", port, 1)
-			if got := strings.TrimSpace(gw.Run("cat", path)); got != s.value {
-				t.Errorf("%s is %s, want %s", path, got, s.value)
+			path := "/proc/sys/net/" + strings.Replace(name, "*", port, 1)
+			if got := strings.TrimSpace(gw.Run("cat", path)); got != want {
+				t.Errorf("%s is %s, want %s", path, got, want)
 			}
 		}
 	}

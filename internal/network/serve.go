@@ -1,87 +1,218 @@
 package network
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
-	"time"
+	"slices"
+	"strconv"
+	"strings"
 
-	"cloudlink.local/gateway/internal/network/dhcp4"
+	"cloudlink.local/gateway/internal/diary"
+	"cloudlink.local/gateway/internal/network/commit"
+	"cloudlink.local/gateway/internal/network/firewall"
+	"cloudlink.local/gateway/internal/portmap"
+	"cloudlink.local/gateway/internal/settings"
 )
 
-// A snapshot is what was last seen. Nobody changes it: an answer never waits for the kernel.
-type snapshot struct {
-	ports  []port
-	addrs  []addr
-	port   int // the one that has lease
-	lease  *dhcp4.Lease
-	search time.Time
-}
+const (
+	maxAsk     = 1 << 20 // bytes of a question
+	maxEntries = 500     // of the diary, in one answer
+)
 
-// look publishes the kernel's state as it is now.
-func (s *service) look() error {
-	now := time.Now()
-	ports, err := listPorts(s.isPort)
-	if err != nil {
-		return err
-	}
-	addrs, err := listAddrs(now)
-	if err != nil {
-		return err
-	}
-	s.published.Store(&snapshot{ports, addrs, s.port, s.lease, s.search})
-	return nil
-}
-
-// status is the snapshot in words, now.
-func (s *snapshot) status(now time.Time) Status {
-	list := Status{Ports: []Port{}}
-	for i, p := range s.ports {
-		port := Port{
-			Name:      p.name,
-			MAC:       p.mac.String(),
-			Link:      p.link,
-			SpeedMbps: p.speed,
-			Addresses: []Address{},
-		}
-		for _, a := range s.addrs {
-			if a.port != p.index {
-				continue
-			}
-			address := Address{Prefix: a.prefix, Source: Manual}
-			switch {
-			case a.ours:
-				address.Source = DHCP
-			case a.prefix.Addr().Is6():
-				address.Source = Kernel
-			}
-			if !a.expires.IsZero() {
-				address.ValidSeconds = max(1, int64(a.expires.Sub(now)/time.Second)) // 0 would be for ever
-			}
-			port.Addresses = append(port.Addresses, address)
-		}
-		if s.lease != nil && s.port == p.index {
-			port.Gateway, port.DNS = s.lease.Gateway, s.lease.DNS
-		}
-		if i == 0 && !s.search.IsZero() {
-			port.SearchingSeconds = int64(now.Sub(s.search) / time.Second)
-		}
-		list.Ports = append(list.Ports, port)
-	}
-	return list
-}
-
+// handler answers on the socket. See Socket.
 func (s *service) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(s.published.Load().status(time.Now())) // an error is the asker's, who is gone
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { answer(w, s.status()) })
+	mux.HandleFunc("GET /settings", func(w http.ResponseWriter, r *http.Request) {
+		all := s.store.Get()
+		all.Network = s.keeper.Effective().Current // with what is on probation
+		answer(w, all)
+	})
+	mux.HandleFunc("PUT /settings", s.change)
+	mux.HandleFunc("POST /confirm", s.confirm)
+	mux.HandleFunc("POST /return", s.takeBack)
+	mux.HandleFunc("GET /diary", func(w http.ResponseWriter, r *http.Request) {
+		after, err := strconv.ParseUint(r.FormValue("after"), 10, 64)
+		if err != nil && r.FormValue("after") != "" {
+			refuse(w, http.StatusUnprocessableEntity, &Refusal{Reason: "after: want the ID of an entry"})
+			return
+		}
+		answer(w, append([]diary.Entry{}, s.diary.List(after, maxEntries)...))
+	})
+	mux.HandleFunc("GET /ports", func(w http.ResponseWriter, r *http.Request) { answer(w, portmap.Table) })
+	mux.HandleFunc("POST /selftest", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, portmap.SelfTest(r.Context(), s.targets(), portmap.Net{}))
 	})
 	return mux
+}
+
+func answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(v) // an error is the asker's, who is gone
+}
+
+func refuse(w http.ResponseWriter, code int, r *Refusal) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	json.NewEncoder(w).Encode(r)
+}
+
+// read reads a question; where it cannot be read the answer is given.
+func read(w http.ResponseWriter, r *http.Request, v any) bool {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxAsk))
+	if err == nil {
+		err = json.Unmarshal(body, v)
+	}
+	if err != nil {
+		refuse(w, http.StatusUnprocessableEntity, &Refusal{Reason: "read request: " + err.Error()})
+	}
+	return err == nil
+}
+
+// status is what was published last, as it stands now.
+func (s *service) status() Status {
+	status := *s.published.Load()
+	status.Clock = s.clockNow()
+	if c := s.keeper.Status(); c.State == commit.Probation {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		status.Change = &Change{
+			SecondsLeft: c.RemainingSeconds, By: c.By,
+			Addresses: over(s.addresses),
+		}
+	}
+	return status
+}
+
+// change applies a Proposal: the network on probation, where that can cut the owner off.
+func (s *service) change(w http.ResponseWriter, r *http.Request) {
+	var p Proposal
+	if !read(w, r, &p) {
+		return
+	}
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	all := s.store.Get()
+	before := all.Clone()
+	if p.Clock != nil {
+		all.Clock = *p.Clock
+	}
+	if p.Network != nil {
+		all.Network = *p.Network
+	}
+	if err := all.Check(); err != nil {
+		refuse(w, http.StatusUnprocessableEntity, refusal(err))
+		return
+	}
+	if p.Clock != nil {
+		clock := before.Clone()
+		clock.Clock = all.Clock
+		if err := s.store.Save(clock); err != nil {
+			refuse(w, http.StatusUnprocessableEntity, refusal(err))
+			return
+		}
+		s.diary.Add(diary.SettingsChanged, "by", p.By, "from", name(p.From), "fields", "clock.servers")
+		s.nudge()
+	}
+	if p.Network != nil {
+		fields := commit.Fields(s.keeper.Effective().Current, all.Network)
+		status, err := s.keeper.Begin(all.Network, p.By, name(p.From))
+		if save := (*commit.SaveError)(nil); errors.As(err, &save) {
+			s.log.Warn(err.Error()) // it is in effect
+		} else if err != nil {
+			refuse(w, http.StatusUnprocessableEntity, refusal(err))
+			return
+		}
+		if status.State != commit.Probation && len(fields) > 0 {
+			s.diary.Add(diary.SettingsChanged, "by", p.By, "from", name(p.From), "fields", strings.Join(fields, ", "))
+		}
+	}
+	s.settled(r.Context())
+	answer(w, s.status())
+}
+
+// settled waits until run has applied what was changed: the second of two events comes after the look
+// that follows the first.
+func (s *service) settled(ctx context.Context) {
+	s.post(ctx, func() {})
+	s.post(ctx, func() {})
+}
+
+// over is the addresses over which a change can be confirmed.
+func over(a commit.Addresses) []netip.Addr {
+	if len(a.New) > 0 && len(a.Old) > 0 {
+		return append([]netip.Addr{}, a.New...)
+	}
+	return append(slices.Clone(a.New), a.Common...)
+}
+
+func (s *service) confirm(w http.ResponseWriter, r *http.Request) {
+	var q Request
+	if !read(w, r, &q) {
+		return
+	}
+	s.mu.Lock()
+	addresses := s.addresses
+	s.mu.Unlock()
+	_, err := s.keeper.Confirm(0, q.ArrivedOn, addresses, q.By, name(q.From))
+	s.told(w, r, err)
+}
+
+func (s *service) takeBack(w http.ResponseWriter, r *http.Request) {
+	var q Request
+	if !read(w, r, &q) {
+		return
+	}
+	_, err := s.keeper.TakeBack()
+	s.told(w, r, err)
+}
+
+// told answers what a Keeper has said.
+func (s *service) told(w http.ResponseWriter, r *http.Request, err error) {
+	if save := (*commit.SaveError)(nil); err != nil && !errors.As(err, &save) {
+		refuse(w, http.StatusConflict, refusal(err))
+		return
+	}
+	s.settled(r.Context())
+	answer(w, s.status())
+}
+
+// refusal is err for whoever asked.
+func refusal(err error) *Refusal {
+	r := &Refusal{Reason: err.Error()}
+	if wrong := (settings.Errors)(nil); errors.As(err, &wrong) {
+		for _, f := range wrong {
+			r.Fields = append(r.Fields, *f)
+		}
+	}
+	return r
+}
+
+func name(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.Unmap().String()
+}
+
+// targets are whom the self-test asks.
+func (s *service) targets() portmap.Targets {
+	t := portmap.Targets{NTP: s.store.Get().Clock.Servers}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.Own = append(append(t.Own, s.addresses.New...), s.addresses.Common...)
+	if policy := s.policy; policy != nil {
+		t.Firewall = func() error { return firewall.Verify(*policy) }
+	}
+	return t
 }
 
 // listen opens the service's socket, in place of one that a killed process left behind. Whoever
