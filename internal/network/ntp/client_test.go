@@ -654,7 +654,7 @@ func TestADHCPServerThatNamesManyDoesNotOutvoteTheOwner(t *testing.T) {
 		for _, a := range offered {
 			asked += min(1, servers[a].count())
 		}
-		if asked != maxOffered {
+		if asked > maxOffered { // fewer where the four have agreed before
 			t.Errorf("asked %d of the DHCP server's", asked)
 		}
 	})
