@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strconv"
+	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -23,7 +25,7 @@ type statusOutput struct{ Body Status }
 
 type logInput struct {
 	After uint64 `query:"after" doc:"Sequence number; only later entries are returned"`
-	Boot  string `query:"boot" enum:"current,previous" default:"current" doc:"Which run's: this one's, or what was saved of the one before"`
+	Boot  string `query:"boot" enum:"current,previous" default:"current" doc:"Which run's: the current one's, or what was saved of the previous one"`
 	Level string `query:"level" enum:"error,warn,info,debug" default:"debug" doc:"Only entries that are at least this grave"`
 }
 
@@ -40,26 +42,26 @@ func (p *Portal) newAPI() http.Handler {
 	mux := http.NewServeMux()
 	c := huma.DefaultConfig("CloudLink Gateway", "1")
 	c.Info.Description = "What the gateway's pages show, for programs."
-	c.OpenAPIPath = "/api/openapi"
+	c.OpenAPIPath = ""  // huma's own handlers would write the description anew while others read it
 	c.DocsPath = ""     // it would load scripts from elsewhere
 	c.SchemasPath = ""  // they are in the description
 	c.CreateHooks = nil // no "$schema" in every answer
 	api := humago.New(mux, c)
 	huma.Register(api, huma.Operation{
-		OperationID: "get-status", Method: http.MethodGet, Path: "/api/v1/status",
-		Summary: "The gateway's state, as on the first page",
+		OperationID: "get-status", Method: http.MethodGet, Path: statusPath,
+		Summary: "The gateway's state, as on the first page", Errors: []int{http.StatusBadRequest},
 	}, func(ctx context.Context, in *statusInput) (*statusOutput, error) {
 		return &statusOutput{p.status(ctx, acceptedLang(in.AcceptLanguage))}, nil
 	})
 	huma.Register(api, huma.Operation{
-		OperationID: "get-log", Method: http.MethodGet, Path: "/api/v1/log",
-		Summary: "The log", Errors: []int{http.StatusServiceUnavailable},
+		OperationID: "get-log", Method: http.MethodGet, Path: logPath,
+		Summary: "The log", Errors: []int{http.StatusBadRequest, http.StatusServiceUnavailable},
 	}, func(ctx context.Context, in *logInput) (*logOutput, error) {
 		ctx, cancel := context.WithTimeout(ctx, logTime)
 		defer cancel()
 		out := &logOutput{}
 		var err error
-		if in.Boot == "previous" {
+		if in.Boot == runPrevious {
 			out.Body.Entries, err = p.machine.PreviousLog(ctx, levels[in.Level])
 		} else {
 			out.Body.BootID = p.status(ctx, "en").BootID // before its log, as on the page
@@ -72,18 +74,80 @@ func (p *Portal) newAPI() http.Handler {
 		if out.Body.Entries == nil {
 			out.Body.Entries = []machine.Entry{}
 		}
+		for i, e := range out.Body.Entries {
+			out.Body.Entries[i].Source, out.Body.Entries[i].Text = plain(e.Source), plain(e.Text) // JSON lets some control characters pass
+		}
 		return out, nil
 	})
 	describe(c.Components.Schemas.Map())
+	params := map[string][]param{} // of each pattern of mux
+	for path, item := range api.OpenAPI().Paths {
+		for _, in := range item.Get.Parameters {
+			if in.In == "query" {
+				params["GET "+path] = append(params["GET "+path], param{name: in.Name}) // huma checks the value
+			}
+		}
+	}
+	serveDescription(mux, "json", sync.OnceValues(func() ([]byte, error) { return json.Marshal(api.OpenAPI()) }))
+	serveDescription(mux, "yaml", sync.OnceValues(api.OpenAPI().YAML))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		none, pattern := mux.Handler(r)
-		if pattern != "" {
-			mux.ServeHTTP(w, r)
+		if pattern == "" {
+			problem(w, answerless(w, r, none), "")
 			return
 		}
-		found := &header{h: w.Header()}
-		none.ServeHTTP(found, r)
-		problem(w, found.code)
+		q, wrong := checkQuery(r.URL.RawQuery, params[pattern])
+		if wrong != nil {
+			location := "query"
+			if wrong.Param != "" {
+				location += "." + wrong.Param
+			}
+			problem(w, http.StatusBadRequest, "validation failed", &huma.ErrorDetail{Message: wrong.sentence(), Location: location})
+			return
+		}
+		r.URL.RawQuery = q.Encode() // huma takes it apart in its own way: one way only
+		if pattern == "GET "+logPath {
+			leave := p.turn(w, r)
+			if leave == nil {
+				problem(w, http.StatusServiceUnavailable, "too many read the log at present; try again in a few seconds")
+				return
+			}
+			defer leave()
+		}
+		mux.ServeHTTP(deaf{w}, r)
+	})
+}
+
+// A deaf writer does not hear that the client hung up. Huma would panic, and any client could fill
+// the log with that.
+type deaf struct{ http.ResponseWriter }
+
+// Write writes.
+func (d deaf) Write(b []byte) (int, error) {
+	d.ResponseWriter.Write(b)
+	return len(b), nil
+}
+
+// Unwrap is for http.ResponseController.
+func (d deaf) Unwrap() http.ResponseWriter { return d.ResponseWriter }
+
+// Paths of the API.
+const (
+	apiPath    = "/api/"
+	statusPath = apiPath + "v1/status"
+	logPath    = apiPath + "v1/log"
+)
+
+// serveDescription answers with the API's description, which get makes once.
+func serveDescription(mux *http.ServeMux, format string, get func() ([]byte, error)) {
+	mux.HandleFunc("GET "+apiPath+"openapi."+format, func(w http.ResponseWriter, r *http.Request) {
+		b, err := get()
+		if err != nil {
+			panic("portal: describe the API: " + err.Error()) // from types: every test would have seen it
+		}
+		w.Header().Set("Content-Type", "application/openapi+"+format)
+		w.Header().Set("Content-Length", strconv.Itoa(len(b)))
+		w.Write(b)
 	})
 }
 
@@ -111,8 +175,8 @@ func describe(schemas map[string]*huma.Schema) {
 }
 
 // problem answers a program with an error, as RFC 9457 has it.
-func problem(w http.ResponseWriter, code int) {
+func problem(w http.ResponseWriter, code int, detail string, errs ...*huma.ErrorDetail) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(code)
-	json.NewEncoder(w).Encode(huma.ErrorModel{Status: code, Title: http.StatusText(code)})
+	json.NewEncoder(w).Encode(huma.ErrorModel{Status: code, Title: http.StatusText(code), Detail: detail, Errors: errs})
 }

@@ -42,13 +42,20 @@ var fingerprint = sync.OnceValue(func() string {
 	return hex.EncodeToString(h.Sum(nil))[:12]
 })
 
-func content(asset string) []byte {
-	b, err := files.ReadFile(assets[asset])
-	if err != nil {
-		panic("portal: " + err.Error()) // embedded: every test would have seen it
+// contents are the assets: one copy, however many clients are slow to take them.
+var contents = sync.OnceValue(func() map[string][]byte {
+	all := map[string][]byte{}
+	for name, path := range assets {
+		b, err := files.ReadFile(path)
+		if err != nil {
+			panic("portal: " + err.Error()) // embedded: every test would have seen it
+		}
+		all[name] = b
 	}
-	return b
-}
+	return all
+})
+
+func content(asset string) []byte { return contents()[asset] }
 
 // compressed keeps what compress made of each asset.
 var compressed sync.Map // name → func() []byte

@@ -2,6 +2,7 @@ package portal
 
 import (
 	"net/http"
+	"strings"
 	"sync"
 
 	"github.com/nicksnyder/go-i18n/v2/i18n"
@@ -55,8 +56,14 @@ func chooseLang(r *http.Request) string {
 	return acceptedLang(r.Header.Get("Accept-Language"))
 }
 
+// maxAccept is more than a browser says of languages. Comparing thousands takes its time.
+const maxAccept = 512
+
 // acceptedLang returns the language that suits an Accept-Language header best.
 func acceptedLang(header string) string {
+	if len(header) > maxAccept {
+		header = header[:max(0, strings.LastIndexByte(header[:maxAccept], ','))]
+	}
 	_, i := language.MatchStrings(matcher(), header)
 	return languages[i]
 }

@@ -82,6 +82,15 @@ type counted struct {
 	done func()
 }
 
+// CloseWrite says that no more comes. The server does so before it hangs up on who is still sending:
+// hung up on at once, a client loses the answer that says what was wrong.
+func (c *counted) CloseWrite() error {
+	if c, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return nil
+}
+
 // Close closes the connection.
 func (c *counted) Close() error {
 	defer c.done()

@@ -2,6 +2,7 @@ package portal
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -18,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"cloudlink.local/gateway/internal/machine"
 	"cloudlink.local/gateway/internal/release"
@@ -38,30 +40,43 @@ type Portal struct {
 	release release.Release
 	notices string
 	mux     *http.ServeMux
+	params  map[string][]param // of each pattern of mux
 	origin  *http.CrossOriginProtection
 	api     func() http.Handler // built at first use
+	turns   chan struct{}       // has one element for each who reads the log
 }
+
+// maxReaders is how many may read the log at a time. Process 1 has 32 connections for all services,
+// and a log takes up to a few MiB of our memory until the last of it is on its way: a crowd, or one
+// who asks a hundred times and takes no answer in, must not have all of either.
+const maxReaders = 8
 
 // New returns a portal; it does nothing before it is asked.
 func New(c Config) *Portal {
 	p := &Portal{
-		gatherer: gatherer{machine: c.Machine, network: c.Network, log: c.Log, keep: keepTime},
+		gatherer: gatherer{machine: c.Machine, network: c.Network, log: c.Log, keep: keepTime, silent: map[Part]*silence{}},
 		release:  c.Release,
 		notices:  c.Notices,
 		mux:      http.NewServeMux(),
+		params:   map[string][]param{},
 		origin:   http.NewCrossOriginProtection(),
+		turns:    make(chan struct{}, maxReaders),
 	}
 	p.api = sync.OnceValue(p.newAPI)
-	p.mux.HandleFunc("GET /{$}", p.overview)
-	p.mux.HandleFunc("GET /live", p.live)
-	p.mux.HandleFunc("GET /log", p.logPage)
-	p.mux.HandleFunc("GET /log/live", p.logLive)
-	p.mux.HandleFunc("GET /log.txt", p.logText)
-	p.mux.HandleFunc("GET /licences", p.simple("licences"))
-	p.mux.HandleFunc("GET /licences/notices.txt", p.noticesText)
-	p.mux.HandleFunc("GET /browsers", p.simple("browsers"))
-	p.mux.HandleFunc("GET /assets/{fingerprint}/{name}", p.asset)
-	p.mux.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) { p.api().ServeHTTP(w, r) })
+	page := func(pattern string, h http.HandlerFunc, params ...param) {
+		p.mux.HandleFunc(pattern, h)
+		p.params[pattern] = params
+	}
+	page("GET /{$}", p.overview, langQuery)
+	page("GET /live", p.live, param{name: "boot"}, param{name: "version"})
+	page("GET /log", p.logPage, langQuery, levelQuery, runQuery)
+	page("GET /log/live", p.logLive, levelQuery, param{name: "boot"}, param{name: "after"})
+	page("GET /log.txt", p.logText, runQuery)
+	page("GET /licences", p.simple("licences"), langQuery)
+	page("GET /licences/notices.txt", p.noticesText)
+	page("GET /browsers", p.simple("browsers"), langQuery)
+	page("GET /assets/{fingerprint}/{name}", p.asset)
+	p.mux.HandleFunc(apiPath, func(w http.ResponseWriter, r *http.Request) { p.api().ServeHTTP(w, r) }) // checks its own
 	return p
 }
 
@@ -85,6 +100,11 @@ func (p *Portal) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.fail(w, r, http.StatusMisdirectedRequest)
 	case p.origin.Check(r) != nil:
 		p.fail(w, r, http.StatusForbidden)
+	case r.RequestURI == "*" && r.Method == http.MethodOptions: // asks about the server as a whole
+		h.Set("Allow", "GET, HEAD")
+		w.WriteHeader(http.StatusNoContent)
+	case r.RequestURI == "*":
+		p.fail(w, r, http.StatusBadRequest)
 	default:
 		p.route(w, r)
 	}
@@ -102,13 +122,29 @@ func (p *Portal) warm() {
 // route finds the handler. Where there is none, the answer is a page of ours, not the mux's line.
 func (p *Portal) route(w http.ResponseWriter, r *http.Request) {
 	none, pattern := p.mux.Handler(r)
-	if pattern != "" {
-		p.mux.ServeHTTP(w, r)
+	if pattern == "" {
+		p.fail(w, r, answerless(w, r, none))
 		return
 	}
-	found := &header{h: w.Header()}
-	none.ServeHTTP(found, r) // 404, or 405 with the header that says what is allowed
-	p.fail(w, r, found.code)
+	if params, ok := p.params[pattern]; ok {
+		if _, f := checkQuery(r.URL.RawQuery, params); f != nil {
+			p.refuse(w, r, f)
+			return
+		}
+	}
+	p.mux.ServeHTTP(w, r)
+}
+
+// answerless returns the code that the mux has for a request without handler: 404, or 405 with the
+// header that says what is allowed. Where it would lead to a tidier path, there is nothing either.
+func answerless(w http.ResponseWriter, r *http.Request, none http.Handler) int {
+	found := &header{h: http.Header{}}
+	none.ServeHTTP(found, r)
+	if allow := found.h.Get("Allow"); allow != "" {
+		w.Header().Set("Allow", allow)
+		return http.StatusMethodNotAllowed
+	}
+	return http.StatusNotFound
 }
 
 // A header takes in an answer's header and status alone.
@@ -139,15 +175,13 @@ func (p *Portal) view(r *http.Request, name string) view {
 	return view{Lang: chooseLang(r), Path: r.URL.Path, Query: q.Encode(), Name: name, Release: p.release}
 }
 
-// fail answers with an error page.
+// fail answers with an error page, or a program with a problem.
 func (p *Portal) fail(w http.ResponseWriter, r *http.Request, code int) {
-	v := p.view(r, "error")
-	v.Path, v.Query = "/", "" // there is no page here to come back to
-	f := failure{v, code}
-	if strings.HasPrefix(r.URL.Path, "/api/") {
-		problem(w, code)
+	if strings.HasPrefix(r.URL.Path, apiPath) {
+		problem(w, code, "")
 		return
 	}
+	f := p.failure(r, code)
 	if code == http.StatusMisdirectedRequest {
 		p.write(w, code, "misdirected.html", f) // no more than plain text: whoever asks is not our page
 		return
@@ -156,6 +190,32 @@ func (p *Portal) fail(w http.ResponseWriter, r *http.Request, code int) {
 		f.Code = http.StatusInternalServerError
 	}
 	p.write(w, code, "error.html", f)
+}
+
+// refuse answers with a page that says what is wrong with the address.
+func (p *Portal) refuse(w http.ResponseWriter, r *http.Request, wrong *fault) {
+	f := p.failure(r, http.StatusBadRequest)
+	f.Fault = wrong
+	p.write(w, f.Code, "error.html", f)
+}
+
+func (p *Portal) failure(r *http.Request, code int) failure {
+	v := p.view(r, "error")
+	v.Path, v.Query = "/", "" // there is no page here to come back to
+	return failure{view: v, Code: code}
+}
+
+// turn waits until the request may read the log. leave is nil where that takes too long.
+func (p *Portal) turn(w http.ResponseWriter, r *http.Request) (leave func()) {
+	ctx, cancel := context.WithTimeout(r.Context(), logTime)
+	defer cancel()
+	select {
+	case p.turns <- struct{}{}:
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(turnTime)) // there is none in tests
+		return func() { <-p.turns }
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 // write answers with a template, or, if that fails, with a plain line.
@@ -240,9 +300,27 @@ func (p *Portal) noticesText(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Vary", "Accept-Encoding")
-	if _, err := io.Copy(w, text); err != nil && r.Context().Err() == nil {
-		p.log.Error("send notices", "error", err)
+	source := &watched{Reader: text}
+	io.Copy(w, source) // who hangs up does not miss the rest
+	if source.err != nil {
+		p.log.Error("read notices", "error", source.err)
 	}
+}
+
+// A watched reader remembers its error: that of the other end, which io.Copy returns as well, can be
+// caused by any client.
+type watched struct {
+	io.Reader
+	err error
+}
+
+// Read reads.
+func (r *watched) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.err = err
+	}
+	return n, err
 }
 
 // shownEntries is how many lines of the log one page has.
@@ -266,10 +344,7 @@ func levelName(l machine.Level) string {
 
 // readLog fills in the page's entries, those after lp.After.
 func (p *Portal) readLog(ctx context.Context, r *http.Request, lp *logPage) {
-	lp.Level = r.FormValue("level")
-	if _, ok := levels[lp.Level]; !ok {
-		lp.Level = "info"
-	}
+	lp.Level = cmp.Or(r.FormValue("level"), "info")
 	var list []machine.Entry
 	var err error
 	if lp.Previous {
@@ -296,7 +371,13 @@ func (p *Portal) logPage(w http.ResponseWriter, r *http.Request) {
 	if switchLang(w, r) {
 		return
 	}
-	lp := logPage{view: p.view(r, "log"), Previous: r.FormValue("boot") == "previous"}
+	leave := p.turn(w, r)
+	if leave == nil {
+		p.fail(w, r, http.StatusServiceUnavailable)
+		return
+	}
+	defer leave()
+	lp := logPage{view: p.view(r, "log"), Previous: r.FormValue("boot") == runPrevious}
 	ctx, cancel := context.WithTimeout(r.Context(), logTime)
 	defer cancel()
 	lp.Boot = p.status(ctx, lp.Lang).BootID // before its log: an entry between is then shown twice, not lost
@@ -306,6 +387,17 @@ func (p *Portal) logPage(w http.ResponseWriter, r *http.Request) {
 
 // logLive answers with the entries that came since, and with where to go on from them.
 func (p *Portal) logLive(w http.ResponseWriter, r *http.Request) {
+	after, wrong := parseAfter(r.FormValue("after"))
+	if wrong != nil {
+		p.refuse(w, r, wrong)
+		return
+	}
+	leave := p.turn(w, r)
+	if leave == nil {
+		w.WriteHeader(http.StatusNoContent) // as below
+		return
+	}
+	defer leave()
 	lp := logPage{view: p.view(r, "log")}
 	ctx, cancel := context.WithTimeout(r.Context(), logTime)
 	defer cancel()
@@ -314,7 +406,7 @@ func (p *Portal) logLive(w http.ResponseWriter, r *http.Request) {
 	if boot := r.FormValue("boot"); boot != "" && boot != lp.Boot {
 		lp.Missed = true // numbers start again
 	} else {
-		lp.After, _ = strconv.ParseUint(r.FormValue("after"), 10, 64)
+		lp.After = after
 	}
 	p.readLog(ctx, r, &lp)
 	if !s.Knows(PartMachine) || lp.Unknown || len(lp.Entries) == 0 && !lp.Missed {
@@ -324,17 +416,31 @@ func (p *Portal) logLive(w http.ResponseWriter, r *http.Request) {
 	p.write(w, http.StatusOK, "entries", lp)
 }
 
-// logText answers with the whole log as a file.
+// logText answers with the whole log of a run as a file.
 func (p *Portal) logText(w http.ResponseWriter, r *http.Request) {
+	leave := p.turn(w, r)
+	if leave == nil {
+		p.fail(w, r, http.StatusServiceUnavailable)
+		return
+	}
+	defer leave()
 	ctx, cancel := context.WithTimeout(r.Context(), logTime)
 	defer cancel()
-	list, err := p.machine.Log(ctx, 0, machine.LevelDebug)
+	name := "cloudlink-log.txt"
+	var list []machine.Entry
+	var err error
+	if r.FormValue("boot") == runPrevious {
+		name = "cloudlink-log-previous.txt"
+		list, err = p.machine.PreviousLog(ctx, machine.LevelDebug)
+	} else {
+		list, err = p.machine.Log(ctx, 0, machine.LevelDebug)
+	}
 	if err != nil {
 		p.fail(w, r, http.StatusServiceUnavailable)
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("Content-Disposition", `attachment; filename="cloudlink-log.txt"`)
+	w.Header().Set("Content-Disposition", `attachment; filename="`+name+`"`)
 	for _, e := range list {
 		fmt.Fprintf(w, "%s %-5s %s: %s\n", e.Time.UTC().Format("2006-01-02T15:04:05.000Z"), levelName(e.Level), plain(e.Source), plain(e.Text))
 	}

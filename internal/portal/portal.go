@@ -32,6 +32,7 @@ const (
 	headerTime = 5 * time.Second  // to send a request's header in
 	readTime   = 10 * time.Second // to send a whole request in
 	writeTime  = 30 * time.Second // to take an answer in; the notices are the longest
+	turnTime   = 8 * time.Second  // to take a log in, while others wait for their turn
 	idleTime   = 60 * time.Second // a browser polls every two seconds
 )
 
@@ -85,6 +86,8 @@ func Serve(ctx context.Context, ln net.Listener, ready func(), p *Portal) error 
 		WriteTimeout:      writeTime,
 		IdleTimeout:       idleTime,
 		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug), // clients can cause these lines
+
+		DisableGeneralOptionsHandler: true, // "OPTIONS *" gets our headers too
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(limit(ln)) }()

@@ -24,8 +24,11 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/queryparam"
 	"golang.org/x/net/html"
 
 	"cloudlink.local/gateway/internal/condition"
@@ -94,17 +97,21 @@ func TestPagesAreSoundHTML(t *testing.T) {
 	for name, g := range everyState() {
 		p := newPortal(t, g)
 		for _, lang := range languages {
-			for _, path := range append(pagePaths, "/?agent=ie", "/?host=other") {
+			for _, visit := range append(pagePaths, "/ IE", "/ other host", "/?x", "/log?%", "/log?level=x", "/?lang=en&lang=de") {
 				header := []string{"Accept-Language", lang}
-				switch path {
-				case "/?agent=ie":
+				path, with, _ := strings.Cut(visit, " ")
+				switch with {
+				case "IE":
 					header = append(header, "User-Agent", "Mozilla/5.0 (Windows NT 6.1; WOW64; Trident/7.0; rv:11.0) like Gecko")
-				case "/?host=other":
+				case "other host":
 					header = append(header, "Host", "other.test")
 				}
 				resp, body := get(t, p, path, header...)
-				where := fmt.Sprintf("%s, %s %s", name, lang, path)
-				want := map[string]int{"/nowhere": http.StatusNotFound, "/?host=other": http.StatusMisdirectedRequest}[path]
+				where := fmt.Sprintf("%s, %s %s", name, lang, visit)
+				want := map[string]int{
+					"/nowhere": http.StatusNotFound, "/ other host": http.StatusMisdirectedRequest, "/?x": http.StatusBadRequest,
+					"/log?%": http.StatusBadRequest, "/log?level=x": http.StatusBadRequest, "/?lang=en&lang=de": http.StatusBadRequest,
+				}[visit]
 				if want == 0 {
 					want = http.StatusOK
 				}
@@ -307,6 +314,93 @@ func TestOnlyReading(t *testing.T) {
 	}
 }
 
+// A question that is not understood is not half answered.
+func TestUnknownQueryParametersAreRefused(t *testing.T) {
+	p := newPortal(t, sample())
+	for path, want := range map[string]struct{ kind, param string }{
+		"/?utm_source=mail":                    {"unknown", "utm_source"},
+		"/?LANG=de":                            {"unknown", "LANG"},
+		"/?lang=de&lang=de":                    {"twice", "lang"},
+		"/?lang=fr":                            {"value", "lang"},
+		"/?=":                                  {"unknown", ""},
+		"/?%00%0d%0aSet-Cookie:%20a%3Db":       {"unknown", "\ufffd\ufffd\ufffdSet-Cookie: a=b"},
+		"/?%3Cscript%3E=1":                     {"unknown", "&lt;script&gt;"},
+		"/?" + strings.Repeat("x", 9000):       {"unknown", strings.Repeat("x", maxShown) + "…"},
+		"/?%zz":                                {"form", ""},
+		"/?a;b":                                {"form", ""},
+		"/live?boot=1&version=2&x":             {"unknown", "x"},
+		"/live?boot=1&boot=2":                  {"twice", "boot"},
+		"/log?level=info&boot=current&after=1": {"unknown", "after"},
+		"/log?level=warning":                   {"value", "level"},
+		"/log?level=warn&level=error":          {"twice", "level"},
+		"/log?boot=next":                       {"value", "boot"},
+		"/log/live?lang=de":                    {"unknown", "lang"},
+		"/log/live?after=1.5":                  {"value", "after"},
+		"/log/live?after=18446744073709551616": {"value", "after"},
+		"/log.txt?level=warn":                  {"unknown", "level"},
+		"/licences?x=1":                        {"unknown", "x"},
+		"/licences/notices.txt?lang=de":        {"unknown", "lang"},
+		"/browsers?x=1":                        {"unknown", "x"},
+		"/assets/" + fingerprint() + "/htmx.min.js?v=2": {"unknown", "v"},
+	} {
+		resp, body := get(t, p, path, "Accept-Language", "en")
+		if resp.StatusCode != http.StatusBadRequest || resp.Header.Get("Set-Cookie") != "" {
+			t.Errorf("%.60s: %s, cookie %q", path, resp.Status, resp.Header.Get("Set-Cookie"))
+		}
+		checkHTML(t, path, body)
+		sentence := map[string]string{
+			"form": "cannot be read. Remove it.", "unknown": "This page does not know “" + want.param + "”.",
+			"twice": "“" + want.param + "” is in the address more than once.", "value": "“" + want.param + "” cannot have this value. Possible are: ",
+		}[want.kind]
+		if !strings.Contains(body, sentence) {
+			t.Errorf("%.60s: does not say %q:\n%s", path, sentence, body)
+		}
+	}
+	for path, want := range map[string]huma.ErrorDetail{
+		"/api/v1/status?unknown=true":         {Location: "query.unknown", Message: `query parameter "unknown" is unknown; there are none here`},
+		"/api/v1/log?since=5":                 {Location: "query.since", Message: `query parameter "since" is unknown; known are after, boot, level`},
+		"/api/v1/log?after=5&after=6":         {Location: "query.after", Message: `query parameter "after" is given more than once; give it once`},
+		"/api/v1/log?after=5;level=x":         {Location: "query", Message: "the query cannot be read; want name=value&name=value, percent-encoded"},
+		"/api/openapi.json?pretty":            {Location: "query.pretty", Message: `query parameter "pretty" is unknown; there are none here`},
+		"/api/v1/status?%0d%0a%1b[2J=\"<b>\"": {Location: "query.\ufffd\ufffd\ufffd[2J", Message: "query parameter \"\ufffd\ufffd\ufffd[2J\" is unknown; there are none here"},
+	} {
+		resp, body := get(t, p, path)
+		var got huma.ErrorModel
+		if err := json.Unmarshal([]byte(body), &got); err != nil || resp.Header.Get("Content-Type") != "application/problem+json" {
+			t.Errorf("%s: %s %s: %v", path, resp.Header.Get("Content-Type"), body, err)
+			continue
+		}
+		if resp.StatusCode != http.StatusBadRequest || got.Status != http.StatusBadRequest || len(got.Errors) != 1 || *got.Errors[0] != want {
+			t.Errorf("%s: %s %s", path, resp.Status, body)
+		}
+	}
+}
+
+func FuzzQuery(f *testing.F) {
+	f.Add("level=info&boot=previous")
+	f.Add("level=info&level=info")
+	f.Add("%zz;")
+	f.Add("\x1b[2J=%0d%0a&<b>")
+	params := []param{langQuery, levelQuery, runQuery, {name: "after"}}
+	f.Fuzz(func(t *testing.T, raw string) {
+		q, wrong := checkQuery(raw, params)
+		if wrong != nil {
+			text := wrong.sentence() + wrong.Param
+			if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) || utf8.RuneCountInString(wrong.Param) > maxShown+1 {
+				t.Errorf("%q: says %q", raw, text)
+			}
+			return
+		}
+		// Both who take it apart, package url and huma, see the same.
+		raw = q.Encode()
+		for name, values := range q {
+			if len(values) != 1 || values[0] != "" && queryparam.Get(raw, name) != values[0] {
+				t.Errorf("%s: %q, huma: %q", name, values, queryparam.Get(raw, name))
+			}
+		}
+	})
+}
+
 func TestOwnHost(t *testing.T) {
 	const serial = "CLG-7F3A91"
 	for host, want := range map[string]bool{
@@ -423,7 +517,7 @@ func TestLanguageIsSwitchedByLink(t *testing.T) {
 			t.Errorf("%s leads to %q", path, to)
 		}
 	}
-	if resp, _ := get(t, p, "/?lang=xx"); resp.StatusCode != http.StatusOK || resp.Header.Get("Set-Cookie") != "" {
+	if resp, _ := get(t, p, "/?lang=xx"); resp.StatusCode != http.StatusBadRequest || resp.Header.Get("Set-Cookie") != "" {
 		t.Errorf("unknown language: %s, cookie %q", resp.Status, resp.Header.Get("Set-Cookie"))
 	}
 }
@@ -590,7 +684,8 @@ func TestLogPage(t *testing.T) {
 	g := sample()
 	p := newPortal(t, g)
 	for path, want := range map[string]int{
-		"/log": 10, "/log?level=error": 1, "/log?level=warn": 3, "/log?level=debug": 11, "/log?level=nonsense": 10, "/log?boot=previous": 1,
+		"/log": 10, "/log?level=error": 1, "/log?level=warn": 3, "/log?level=debug": 11, "/log?level=": 10, "/log?boot=current": 10,
+		"/log?level=nonsense": 0, "/log?boot=before": 0, "/log?boot=previous": 1,
 	} {
 		if _, body := get(t, p, path); strings.Count(body, `class="text"`) != want {
 			t.Errorf("%s: %d entries, want %d", path, strings.Count(body, `class="text"`), want)
@@ -615,11 +710,21 @@ func TestLogPage(t *testing.T) {
 	if !strings.Contains(body, "2026-11-22T09:14:05.624Z error console: read console: input/output error\n") {
 		t.Errorf("as a file: %.300s", body)
 	}
+	resp, body = get(t, p, "/log.txt?boot=previous")
+	if want := "2026-11-22T09:13:03.000Z info  init: restart requested by user 103, process 73\n"; body != want || !strings.Contains(resp.Header.Get("Content-Disposition"), "previous") {
+		t.Errorf("the previous run's as a file: %q, %s", body, resp.Header.Get("Content-Disposition"))
+	}
+	for path, want := range map[string]string{"/log": `href="/log.txt"`, "/log?boot=previous": `href="/log.txt?boot=previous"`} {
+		if _, body := get(t, p, path); !strings.Contains(body, want) {
+			t.Errorf("%s does not offer %s", path, want)
+		}
+	}
 	for path, want := range map[string]int{
 		"/log/live?after=1099&boot=" + g.m.BootID: http.StatusNoContent,
 		"/log/live?after=1098&boot=" + g.m.BootID: http.StatusOK,
 		"/log/live?after=1099&boot=another":       http.StatusOK,
-		"/log/live?after=-1":                      http.StatusOK,
+		"/log/live?after=":                        http.StatusOK,
+		"/log/live?after=-1":                      http.StatusBadRequest,
 	} {
 		if resp, _ := get(t, p, path); resp.StatusCode != want {
 			t.Errorf("%s: %s", path, resp.Status)
@@ -634,6 +739,35 @@ func TestLogPage(t *testing.T) {
 	}
 	if resp, body := get(t, p, "/api/v1/log"); resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Content-Type") != "application/problem+json" {
 		t.Errorf("API without process 1: %s %s", resp.Status, body)
+	}
+}
+
+// What a service writes is seen on the page, in the file and by programs, and obeyed by no terminal.
+func TestEscapeSequencesInTheLogAreShownNotObeyed(t *testing.T) {
+	g := sample()
+	g.entries = []machine.Entry{
+		{Seq: 1, Source: "portal", Level: machine.LevelInfo, Text: `\x1b[2Jgone`}, // as process 1 hands it on
+		{Seq: 2, Source: "\x1b[31m", Level: machine.LevelInfo, Text: "\x1b]0;title\x07 \u009b31m \x7f\x05 a\r\nSet-Cookie: b=c\n\u202eleft"},
+	}
+	g.before = g.entries
+	p := newPortal(t, g)
+	for _, path := range []string{"/log?level=debug", "/log?boot=previous", "/log/live", "/log.txt", "/log.txt?boot=previous", "/api/v1/log", "/api/v1/log?boot=previous"} {
+		_, body := get(t, p, path)
+		if i := strings.IndexFunc(body, func(r rune) bool { return r != '\n' && r != '\u00a0' && !unicode.IsPrint(r) }); i >= 0 {
+			t.Errorf("%s: %q", path, body[i:min(i+20, len(body))])
+		}
+		shown := body
+		if strings.HasPrefix(path, "/api") {
+			shown = strings.ReplaceAll(body, `\\`, `\`)
+		}
+		for _, want := range []string{`\x1b[2Jgone`, "\ufffd[31m", "\ufffd]0;title\ufffd \ufffd31m", "a\ufffd\ufffdSet-Cookie: b=c"} {
+			if !strings.Contains(shown, want) {
+				t.Errorf("%s: lacks %q", path, want)
+			}
+		}
+		if n := strings.Count(body, "\n"); strings.HasPrefix(path, "/log.txt") && n != 2 {
+			t.Errorf("%s: %d lines", path, n)
+		}
 	}
 }
 
@@ -732,18 +866,20 @@ func TestAPI(t *testing.T) {
 	if want := p.status(t.Context(), "de"); fmt.Sprintf("%+v", s) != fmt.Sprintf("%+v", want) {
 		t.Errorf("API: %+v\npage: %+v", s, want)
 	}
-	if got := s.Conditions[0]; got.ID != condition.ServiceFailing || got.Title != "Dienst „console“ gestört" {
+	if got := s.Conditions[0]; got.ID != condition.ServiceFailing || got.Title != "Dienst „Konsole“ gestört" {
 		t.Errorf("first condition: %+v", got)
 	}
 	for path, want := range map[string]int{
-		"/api/":                       http.StatusNotFound,
-		"/api/v1/log?level=all":       http.StatusUnprocessableEntity,
-		"/api/v1/log?after=-1":        http.StatusUnprocessableEntity,
-		"/api/v1/log?after=5":         http.StatusOK,
-		"/api/openapi.yaml":           http.StatusOK,
-		"/api/docs":                   http.StatusNotFound,
-		"/docs":                       http.StatusNotFound,
-		"/api/v1/status?unknown=true": http.StatusOK,
+		"/api/":                                  http.StatusNotFound,
+		"/api/v1/log?level=all":                  http.StatusUnprocessableEntity,
+		"/api/v1/log?after=-1":                   http.StatusUnprocessableEntity,
+		"/api/v1/log?after=5":                    http.StatusOK,
+		"/api/v1/log?after=5&level=warn&boot=":   http.StatusOK,
+		"/api/v1/log?%6cevel=all":                http.StatusUnprocessableEntity,
+		"/api/v1/log?after&level=error&boot=old": http.StatusUnprocessableEntity,
+		"/api/openapi.yaml":                      http.StatusOK,
+		"/api/docs":                              http.StatusNotFound,
+		"/docs":                                  http.StatusNotFound,
 	} {
 		resp, body := get(t, p, path)
 		if resp.StatusCode != want {
@@ -804,6 +940,40 @@ func TestHungPartDelaysNoPage(t *testing.T) {
 		}
 		if !strings.Contains(body, "The network service does not answer at present.") || !strings.Contains(body, "CLG-7F3A91") {
 			t.Errorf("page: %s", body)
+		}
+	})
+}
+
+// Parts start one after the other, and start again: only one that stays silent is worth a line.
+func TestASilentPartIsToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := sample()
+		var kept journal
+		p := newPortal(t, g, func(c *Config) { c.Log = kept.logger() })
+		watch := func(seconds int) string {
+			before := kept.String()
+			for range seconds { // as a page does that is open
+				get(t, p, "/live")
+				time.Sleep(time.Second)
+			}
+			return strings.TrimPrefix(kept.String(), before)
+		}
+		down := func(is bool) { g.change(func(g *gateway) { g.down[PartNetwork] = is }) }
+		down(true)
+		if said := watch(5); said != "" {
+			t.Errorf("while it starts: %s", said)
+		}
+		down(false)
+		if said := watch(5); said != "" {
+			t.Errorf("when it is up: %s", said)
+		}
+		down(true)
+		if said := watch(60); strings.Count(said, "\n") != 1 || !strings.Contains(said, `level=WARN msg="part does not answer" part=network`) {
+			t.Errorf("when it stays silent: %s", said)
+		}
+		down(false)
+		if said := watch(5); strings.Count(said, "\n") != 1 || !strings.Contains(said, `level=INFO msg="part answers again" part=network`) {
+			t.Errorf("when it answers again: %s", said)
 		}
 	})
 }

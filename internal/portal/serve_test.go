@@ -42,12 +42,12 @@ func (p *pipes) dial() net.Conn {
 	return client
 }
 
-// serve runs a portal on ln and returns what stops it.
-func serve(t *testing.T, ln net.Listener) (stop func()) {
+// serve runs a portal for g on ln and returns what stops it.
+func serve(t *testing.T, ln net.Listener, g *gateway, change ...func(*Config)) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan bool, 1), make(chan error, 1)
-	p := newPortal(t, sample())
+	p := newPortal(t, g, change...)
 	go func() { ended <- Serve(ctx, ln, func() { ready <- true }, p) }()
 	<-ready
 	return func() {
@@ -68,7 +68,7 @@ func TestSlowClients(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ln := newPipes()
-				stop := serve(t, ln)
+				stop := serve(t, ln, sample())
 				c := ln.dial()
 				start := time.Now()
 				go io.WriteString(c, say)
@@ -84,7 +84,7 @@ func TestSlowClients(t *testing.T) {
 	t.Run("never reads", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ln := newPipes()
-			stop := serve(t, ln)
+			stop := serve(t, ln, sample())
 			c := ln.dial()
 			io.WriteString(c, "GET / HTTP/1.1\r\nHost: 192.0.2.1\r\n\r\n")
 			start := time.Now()
@@ -102,7 +102,7 @@ func TestLongHeaderIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer serve(t, ln)()
+	defer serve(t, ln, sample())()
 	req, err := http.NewRequest(http.MethodGet, "http://"+ln.Addr().String()+"/", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +125,7 @@ func TestConnectionsOfOneClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer serve(t, ln)()
+	defer serve(t, ln, sample())()
 	dial := func(from string) net.Conn {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
 		c, err := d.Dial("tcp", ln.Addr().String())

@@ -3,6 +3,7 @@ package portal
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -54,6 +55,7 @@ const (
 	askTime  = time.Second            // for one part to answer: a page must not wait for a hung one
 	logTime  = 5 * time.Second        // for process 1 to answer with its log, which is longer
 	keepTime = 500 * time.Millisecond // many viewers cost the others as much as one
+	restTime = 10 * time.Second       // of silence before it is worth a line in the log: parts start, and start again
 )
 
 // A gatherer asks the parts and keeps their last answers for a moment.
@@ -68,7 +70,14 @@ type gatherer struct {
 	m          machine.Status
 	n          network.Status
 	mErr, nErr error
+	silent     map[Part]*silence
 	serial     string // the last one heard: it outlives an outage of process 1
+}
+
+// A silence is how long a part has not answered.
+type silence struct {
+	since time.Time
+	told  bool
 }
 
 // status puts the parts together, the conditions in lang.
@@ -95,9 +104,18 @@ func (g *gatherer) status(ctx context.Context, lang string) Status {
 	}
 	condition.Sort(list)
 	for _, c := range list {
-		s.Conditions = append(s.Conditions, Condition{c, c.Text(lang)})
+		s.Conditions = append(s.Conditions, Condition{c, inWords(c, lang)})
 	}
 	return s
+}
+
+// inWords is c's text, which calls a service what the page calls it.
+func inWords(c condition.Condition, lang string) condition.Text {
+	if name, ok := c.Args["service"]; ok {
+		c.Args = maps.Clone(c.Args)
+		c.Args["service"] = view{Lang: lang}.Word("service.", name)
+	}
+	return c.Text(lang)
 }
 
 // forget has the next one ask, however fresh the last answers are.
@@ -115,14 +133,14 @@ func (g *gatherer) refresh(ctx context.Context) {
 	// Others wait for these answers too, so they do not end with the first one's request.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
 	defer cancel()
-	mErr, nErr := g.mErr, g.nErr
 	var other sync.WaitGroup
 	defer other.Wait() // whatever happens below, nobody writes after mu is free
 	other.Go(func() { g.n, g.nErr = g.network.Status(ctx) })
 	g.m, g.mErr = g.machine.Status(ctx)
 	other.Wait()
-	g.tell(PartMachine, mErr, g.mErr)
-	g.tell(PartNetwork, nErr, g.nErr)
+	g.asked = time.Now()
+	g.tell(PartMachine, g.mErr)
+	g.tell(PartNetwork, g.nErr)
 	if g.mErr != nil {
 		g.m = machine.Status{}
 	} else {
@@ -131,16 +149,24 @@ func (g *gatherer) refresh(ctx context.Context) {
 	if g.nErr != nil {
 		g.n = network.Status{}
 	}
-	g.asked = time.Now()
 }
 
-// tell logs that a part stopped or started to answer, once, not at every viewer's every request.
-func (g *gatherer) tell(p Part, before, now error) {
+// tell logs that a part does not answer or does again, once, not at every viewer's every request.
+// It is called with mu held, when the part was just asked.
+func (g *gatherer) tell(p Part, err error) {
+	s := g.silent[p]
 	switch {
-	case before == nil && now != nil:
-		g.log.Warn("part does not answer", "part", string(p), "error", now)
-	case before != nil && now == nil:
-		g.log.Info("part answers again", "part", string(p))
+	case err == nil && s == nil:
+	case err == nil:
+		delete(g.silent, p)
+		if s.told {
+			g.log.Info("part answers again", "part", string(p))
+		}
+	case s == nil:
+		g.silent[p] = &silence{since: g.asked}
+	case !s.told && g.asked.Sub(s.since) >= restTime:
+		s.told = true
+		g.log.Warn("part does not answer", "part", string(p), "error", err)
 	}
 }
 

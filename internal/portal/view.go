@@ -262,5 +262,6 @@ func (logPage) Levels() []string { return levelNames }
 // A failure is an error page.
 type failure struct {
 	view
-	Code int
+	Code  int
+	Fault *fault // with the address, if that is what is wrong
 }
