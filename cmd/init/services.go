@@ -41,7 +41,7 @@ func services(keys release.Keys) []row {
 		{
 			Spec: supervise.Spec{
 				Name: "network", User: networkUser, Memory: 48 << 20, Processes: 64, OOMScore: -200,
-				Caps: supervise.Caps{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE},
+				Caps: supervise.Caps{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_NET_BIND_SERVICE, unix.CAP_SYS_TIME},
 			},
 			rules: sandbox.Rules{
 				Read:    []string{"/etc", "/usr/share", "/proc", "/sys"},

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,10 +22,10 @@ import (
 func TestMain(m *testing.M) { testnet.Main(m) }
 
 var (
-	prefix4 = netip.MustParsePrefix // of either family; prefix is taken
+	subnet  = netip.MustParsePrefix
 	ip      = netip.MustParseAddr
-	everyv4 = prefix4("0.0.0.0/0")
-	everyv6 = prefix4("::/0")
+	everyv4 = subnet("0.0.0.0/0")
+	everyv6 = subnet("::/0")
 )
 
 // A gateway is a namespace in which the reconciler runs as it does in the network service.
@@ -100,7 +101,7 @@ func (g *gateway) try(want spec.Spec) (writes int, err error) {
 	return writes, err
 }
 
-// make reconciles, and checks that a second run has nothing to do.
+// make reconciles.
 func (g *gateway) make(want spec.Spec) (writes int) {
 	g.t.Helper()
 	writes, err := g.try(want)
@@ -115,13 +116,9 @@ func (g *gateway) settle(want spec.Spec) {
 	g.t.Helper()
 	var last State
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		n := g.make(want)
 		last = g.state()
-		tentative := false
-		for _, a := range last.Addresses {
-			tentative = tentative || a.Tentative
-		}
-		if n == 0 && !tentative {
+		tested := !slices.ContainsFunc(last.Addresses, func(a Address) bool { return a.Tentative })
+		if n := g.make(want); n == 0 && tested {
 			return
 		}
 	}
@@ -191,11 +188,11 @@ func ports(names ...string) (links []spec.Link) {
 }
 
 func address(link, p string) spec.Address {
-	return spec.Address{Link: link, Prefix: prefix4(p), Source: spec.Static}
+	return spec.Address{Link: link, Prefix: subnet(p), Source: spec.Static}
 }
 
 func route(link, to, via string, metric int) spec.Route {
-	r := spec.Route{Link: link, Destination: prefix4(to), Metric: metric}
+	r := spec.Route{Link: link, Destination: subnet(to), Metric: metric}
 	if via != "" {
 		r.Via = ip(via)
 	}

@@ -27,9 +27,6 @@ func (e DuplicateError) Error() string {
 	return fmt.Sprintf("use %v on %s: another device there has this address: give one of them another", e.Address, e.Link)
 }
 
-// near is how far a lifetime in the kernel may be from the wanted one: it counts in seconds.
-const near = 3 * time.Second
-
 // plan returns what has to be done to make have what is wanted, in order: links, addresses, routes,
 // rules, then what is to go, the other way round. What waits for something (a port that is not there,
 // an address the kernel still tests) is left for the plan after that. The error tells what no plan
@@ -132,7 +129,7 @@ func (p *planner) addresses(want []spec.Address) {
 				p.errs = append(p.errs, DuplicateError{w.Link, ip})
 			case same:
 				kept[i], fresh = true, false
-				missing = !h.Tentative && !sameLifetimes(h.Address, w)
+				missing = !h.Tentative && !sameLifetimes(h.Address, w, p.now)
 			case h.Prefix == w.Prefix || ip.Is6(): // to the kernel it is the same one
 				kept[i] = true
 				p.add(fmt.Sprintf("replace address %v on %s", h.Prefix, w.Link), func() error { return deleteAddress(link, h) })
@@ -164,15 +161,19 @@ func (p *planner) addresses(want []spec.Address) {
 }
 
 // sameLifetimes says whether a wanted address's ends are the kernel's.
-func sameLifetimes(have, want spec.Address) bool {
-	return sameEnd(have.Valid, want.Valid) && sameEnd(have.Preferred, preferred(want))
+func sameLifetimes(have, want spec.Address, now time.Time) bool {
+	return sameEnd(have.Valid, want.Valid, now) && sameEnd(have.Preferred, preferred(want), now)
 }
 
-func sameEnd(a, b time.Time) bool {
+// sameEnd compares ends as the kernel has them: it counts in seconds, none of which are negative, and
+// knows a longest time.
+func sameEnd(a, b, now time.Time) bool {
 	if a.IsZero() || b.IsZero() {
 		return a.IsZero() && b.IsZero()
 	}
-	return a.Sub(b).Abs() < near
+	const near = 3
+	m, n := int64(seconds(a, now)), int64(seconds(b, now))
+	return m-n < near && n-m < near
 }
 
 // preferred is until when an address is preferred. The kernel's answer for an address without end is

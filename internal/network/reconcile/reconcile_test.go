@@ -33,10 +33,10 @@ func TestSecondRunChangesNothing(t *testing.T) {
 	want := spec.Policy(spec.Merge(spec.Spec{
 		Links: links,
 		Addresses: []spec.Address{
-			{Link: "lan0", Prefix: prefix4("10.1.0.5/24"), Source: spec.DHCP, Valid: end},
-			{Link: "lan0", Prefix: prefix4("10.1.0.6/24"), Source: spec.DHCP, Valid: end, Preferred: time.Now()},
-			{Link: "lan0", Prefix: prefix4("fd01::5/64"), Source: spec.DHCPv6, Valid: end, Preferred: end.Add(-time.Minute)},
-			{Link: "lan0", Prefix: prefix4("fd01::6/64"), Preferred: end},
+			{Link: "lan0", Prefix: subnet("10.1.0.5/24"), Source: spec.DHCP, Valid: end},
+			{Link: "lan0", Prefix: subnet("10.1.0.6/24"), Source: spec.DHCP, Valid: end, Preferred: time.Now()},
+			{Link: "lan0", Prefix: subnet("fd01::5/64"), Source: spec.DHCPv6, Valid: end, Preferred: end.Add(-time.Minute)},
+			{Link: "lan0", Prefix: subnet("fd01::6/64"), Preferred: end},
 			noRoute,
 			address("lan1", "fd02::5/64"),
 			address("lan1", "10.9.0.5/31"),
@@ -47,9 +47,9 @@ func TestSecondRunChangesNothing(t *testing.T) {
 			route("lan1", "0.0.0.0/0", "10.2.0.1", 100),
 			route("lan1", "10.2.0.0/24", "", 7),
 			route("lan1", "::/0", "fe80::1", 0),
-			{Link: "lan1", Destination: prefix4("10.77.0.0/16"), Via: ip("10.200.0.1"), OnLink: true},
+			{Link: "lan1", Destination: subnet("10.77.0.0/16"), Via: ip("10.200.0.1"), OnLink: true},
 		},
-		Rules: []spec.Rule{{Priority: 99, From: prefix4("10.0.0.0/8"), Table: spec.Main}},
+		Rules: []spec.Rule{{Priority: 99, From: subnet("10.0.0.0/8"), Table: spec.Main}},
 	}))
 	g.settle(want)
 	for _, a := range want.Addresses {
@@ -266,7 +266,7 @@ func TestAddressGetsAnotherSubnetOrPort(t *testing.T) {
 		for _, link := range []string{"lan0", "lan1"} {
 			want := spec.Merge(spec.Spec{Links: ports("lan0", "lan1"), Addresses: []spec.Address{address(link, p)}})
 			g.settle(want)
-			if out := g.ip("-o addr show to %v", prefix4(p).Addr()); strings.Count(out, "\n") != 1 ||
+			if out := g.ip("-o addr show to %v", subnet(p).Addr()); strings.Count(out, "\n") != 1 ||
 				!strings.Contains(out, link) || !strings.Contains(out, " "+p+" ") {
 				t.Errorf("%s on %s: %s", p, link, out)
 			}
@@ -275,7 +275,7 @@ func TestAddressGetsAnotherSubnetOrPort(t *testing.T) {
 		a.NoPrefixRoute = true
 		want := spec.Merge(spec.Spec{Links: ports("lan0", "lan1"), Addresses: []spec.Address{a}})
 		g.settle(want)
-		if !strings.Contains(g.ip("-o addr show to %v", prefix4(p).Addr()), "noprefixroute") {
+		if !strings.Contains(g.ip("-o addr show to %v", subnet(p).Addr()), "noprefixroute") {
 			t.Errorf("%s has a route to its subnet", p)
 		}
 	}
@@ -291,7 +291,7 @@ func TestDuplicateIPv6AddressIsReportedAndNotSetAgainAndAgain(t *testing.T) {
 			peer.IP("addr", "add", "fd01::5/64", "dev", "eth0", "nodad")
 			want := spec.Merge(spec.Spec{
 				Links:     ports("lan0"),
-				Addresses: []spec.Address{{Link: "lan0", Prefix: prefix4("fd01::5/64"), Valid: valid}, address("lan0", "fd01::6/64")},
+				Addresses: []spec.Address{{Link: "lan0", Prefix: subnet("fd01::5/64"), Valid: valid}, address("lan0", "fd01::6/64")},
 				Routes:    []spec.Route{{Link: "lan0", Destination: everyv6, Via: ip("fe80::1"), PreferredSource: ip("fd01::5")}},
 			})
 			var duplicate DuplicateError
@@ -489,7 +489,7 @@ func TestForeignThingsThatDoWhatIsWantedAreLeftAlone(t *testing.T) {
 		Links:     ports("lan0"),
 		Addresses: []spec.Address{address("lan0", "10.1.0.5/24"), address("lan0", "fd01::5/64")},
 		Routes:    []spec.Route{route("lan0", "10.2.0.0/16", "10.1.0.1", 100)},
-		Rules:     []spec.Rule{{Priority: 99, From: prefix4("10.1.0.5/32"), Table: 7}},
+		Rules:     []spec.Rule{{Priority: 99, From: subnet("10.1.0.5/32"), Table: 7}},
 	})
 	g.make(want)
 	if n := g.make(want); n != 0 {
@@ -516,7 +516,7 @@ func TestIPv6ComesAndGoes(t *testing.T) {
 	g.Plug("lan0", peer, "eth0")
 	g.ip("link set lan0 down") // as ports are at the start
 	peer.IP("addr", "add", "fd16::1/64", "dev", "eth0", "nodad")
-	peer.Dnsmasq(t, "eth0", "10.16.0.1/24", "--enable-ra", "--dhcp-range=fd16::,ra-only,64,1h")
+	peer.Dnsmasq(t, "eth0", "10.16.0.1/24", "--dhcp-range=10.16.0.50,10.16.0.99,1h", "--enable-ra", "--dhcp-range=fd16::,ra-only,64,1h")
 	link := spec.Link{Name: "lan0", StableSecret: ip("2001:db8:1:2:3:4:5:6"), IPv6: spec.IPv6Automatic}
 	want := func(way spec.IPv6) spec.Spec {
 		link.IPv6 = way
@@ -610,7 +610,7 @@ func TestStateShowsThePort(t *testing.T) { // in the test's own namespace, whose
 	peer := testnet.Cable(t, "lan0")
 	g := inside(t, testnet.Home(t))
 	g.settle(spec.Merge(spec.Spec{Links: ports("lan0"), Addresses: []spec.Address{
-		{Link: "lan0", Prefix: prefix4("10.1.0.5/24"), Valid: time.Now().Add(time.Hour)}, address("lan0", "169.254.1.1/16"),
+		{Link: "lan0", Prefix: subnet("10.1.0.5/24"), Valid: time.Now().Add(time.Hour)}, address("lan0", "169.254.1.1/16"),
 	}}))
 	g.ip("addr add 10.7.0.1/24 dev lan0")
 	s := g.state()
@@ -671,7 +671,7 @@ func TestWatchOutlivesAFlood(t *testing.T) {
 			return err
 		}
 		for i := range 3000 {
-			a := &netlink.Addr{IPNet: ipNet(prefix4(fmt.Sprintf("10.5.%d.%d/32", i/250, i%250+1)))}
+			a := &netlink.Addr{IPNet: ipNet(subnet(fmt.Sprintf("10.5.%d.%d/32", i/250, i%250+1)))}
 			if err := errors.Join(netlink.AddrAdd(lo, a), netlink.AddrDel(lo, a)); err != nil {
 				return err
 			}
@@ -721,7 +721,7 @@ func TestReconcilesWhileOthersFlood(t *testing.T) {
 					return nil
 				default:
 				}
-				a := &netlink.Addr{IPNet: ipNet(prefix4(fmt.Sprintf("192.168.%d.%d/32", i/250%250, i%250+1)))}
+				a := &netlink.Addr{IPNet: ipNet(subnet(fmt.Sprintf("192.168.%d.%d/32", i/250%250, i%250+1)))}
 				if err = netlink.AddrAdd(link, a); err == nil && i%3 > 0 || errors.Is(err, unix.EEXIST) {
 					err = netlink.AddrDel(link, a)
 				}

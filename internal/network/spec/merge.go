@@ -10,6 +10,9 @@ import (
 // router advertisements, so that these go first where they are what is new.
 const behind = 2000
 
+// subnetMetric is that of the kernel's routes to an IPv6 address's subnet (IP6_RT_PRIO_ADDRCONF).
+const subnetMetric = 256
+
 // Behind makes of layer one that stands behind the others: what was configured before, which stays
 // beside what is new until that is confirmed. Its routes have the worse metrics, and its links keep
 // IPv6 even where a layer above switches it off.
@@ -41,6 +44,9 @@ func metric(r Route) int {
 //	Rule      Priority and From
 //	Resolver  Link: a layer that names any for a link replaces all of the lower ones
 //	Search    Link, likewise
+//
+// An IPv6 address gets its route to its subnet here and not from the kernel, whose route is gone the
+// moment that the address is given another lifetime (seen in Linux 6.18).
 //
 // What names a link that no layer has is left out, as is what is IPv6's on a link without it. The result depends on the order within a layer
 // only for links, resolvers and search domains: links come in the order in which they are first
@@ -94,7 +100,14 @@ func Merge(layers ...Spec) Spec {
 		replaceByLink(search, layer.Search, func(s Search) string { return s.Link })
 	}
 
-	for _, a := range addresses {
+	for key, a := range addresses {
+		if key.addr.Is6() && !key.addr.IsLinkLocalUnicast() && !a.NoPrefixRoute && !a.Kernel && !a.Prefix.IsSingleIP() {
+			a.NoPrefixRoute = true
+			r := Route{Link: a.Link, Destination: a.Prefix.Masked(), Metric: subnetMetric, Table: Main}
+			if key := (routeKey{r.Link, r.Table, r.Metric, r.Destination}); routes[key].Link == "" {
+				routes[key] = r
+			}
+		}
 		s.Addresses = append(s.Addresses, a)
 	}
 	slices.SortFunc(s.Addresses, func(a, b Address) int {

@@ -95,15 +95,16 @@ func tableOf(a Address, own []Address, routes []Route, table int) ([]Route, int)
 			best = min(best, r.Metric)
 		}
 	}
-	subnet := Route{Link: a.Link, Destination: a.Prefix.Masked()}
-	subnet.Metric = metric(subnet)
-	if !a.Prefix.IsSingleIP() {
-		add(subnet)
-	}
 	for _, r := range routes {
 		if r.Link == a.Link && r.Table == Main && r.Destination.Addr().Is4() == a.Prefix.Addr().Is4() && goesWith(r, a, own) {
 			add(r)
 		}
+	}
+	subnet := Route{Link: a.Link, Destination: a.Prefix.Masked()}
+	subnet.Metric = metric(subnet)
+	known := func(r Route) bool { return r.Destination == subnet.Destination && !r.Via.IsValid() }
+	if !a.Prefix.IsSingleIP() && !slices.ContainsFunc(list, known) {
+		add(subnet)
 	}
 	if best == nowhere && a.Prefix.Addr().Is4() && a.Prefix.Addr().IsLinkLocalUnicast() {
 		add(Route{Link: a.Link, Destination: netip.PrefixFrom(netip.IPv4Unspecified(), 0)})
