@@ -23,6 +23,7 @@ import (
 	"cloudlink.local/gateway/internal/boot/data"
 	"cloudlink.local/gateway/internal/condition"
 	"cloudlink.local/gateway/internal/logring"
+	"cloudlink.local/gateway/internal/network"
 	"cloudlink.local/gateway/internal/release"
 	"cloudlink.local/gateway/internal/supervise"
 	"cloudlink.local/gateway/internal/supervise/sandbox"
@@ -107,7 +108,7 @@ func run() boot.Ending {
 
 	check(boot.MountAll(boot.MoreMounts))
 	disk := openData(ctx, st, log)
-	check(clk.Resume(clockFile))
+	check(clk.Resume(clockFile, network.SureTime))
 	check(makeDataDirs(services(rel.Keys)))
 	sup.Start("network")           // it finds its settings and leases
 	sup.Settle(ctx, 3*time.Second) // what follows would only slow the two down

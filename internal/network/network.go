@@ -20,8 +20,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/renameio/v2"
 	"golang.org/x/net/netutil"
 
+	"cloudlink.local/gateway/internal/boot/clock"
 	"cloudlink.local/gateway/internal/diary"
 	"cloudlink.local/gateway/internal/network/commit"
 	"cloudlink.local/gateway/internal/network/dhcp4"
@@ -35,6 +37,10 @@ import (
 
 // dataDir is where the service keeps settings, leases and diary.
 const dataDir = "/data/network"
+
+// SureTime is the file with the last time of which the service was sure, for process 1 to know at the
+// next start what it is at least.
+const SureTime = dataDir + "/clock"
 
 const (
 	tick    = 30 * time.Second       // looks again, whatever was overheard
@@ -203,6 +209,11 @@ func (s *service) ntp() *ntp.Client {
 // clockChanged is called by the NTP client.
 func (s *service) clockChanged(now ntp.State) {
 	before := s.clockState.Swap(&now)
+	if now.Source == ntp.Verified && now.Synced != before.Synced {
+		if err := renameio.WriteFile(filepath.Join(s.data, filepath.Base(SureTime)), clock.Format(time.Now()), 0o644); err != nil {
+			s.log.Warn("keep the time: " + err.Error())
+		}
+	}
 	server := ""
 	if len(now.Servers) > 0 {
 		server = now.Servers[0].Name

@@ -1,11 +1,14 @@
 // Package clock keeps the system clock from falling behind what is known to have passed: the
-// build of this firmware, and the last time saved on the data partition.
+// build of this firmware, how long it has run since, and the last time of which the network service was
+// sure. What the system clock shows is not among it: a server that lies, or a mad board clock, would
+// be believed for ever after.
 package clock
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -50,7 +53,9 @@ type Clock struct {
 
 	mu     sync.Mutex // guards what follows
 	source Source
-	file   string // where the time is saved; "" until Resume
+	floor  time.Time // it was no earlier
+	at     time.Time // when the monotonic clock was here
+	file   string    // where the time is saved; "" until Resume
 }
 
 // Set sets the system clock from the board's clock at device and the build time, before anything
@@ -61,31 +66,51 @@ func Set(build time.Time, device string) (*Clock, error) {
 	if errors.Is(rtcErr, fs.ErrNotExist) {
 		rtcErr = nil // many boards have none
 	}
-	return &Clock{build: build, source: source}, errors.Join(rtcErr, set(now))
+	err := set(now)
+	return &Clock{build: build, source: source, floor: build, at: time.Now()}, errors.Join(rtcErr, err)
 }
 
-// Resume raises the clock to the time saved in file, and has Save write there from now on.
-func (c *Clock) Resume(file string) error {
+// Resume raises the clock to the times saved in file and sure, and has Save write to file from now on.
+// sure is the last time of which somebody was sure, in the same form.
+func (c *Clock) Resume(file, sure string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.file = file
-	b, err := os.ReadFile(file)
+	var errs []error
+	for _, name := range []string{file, sure} {
+		saved, err := read(name)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("read saved time: %w", err))
+			continue
+		}
+		now := time.Now()
+		then, source := decide(c.build, saved, now)
+		if floor, _ := decide(c.build, saved, time.Time{}); floor.After(c.floor.Add(time.Since(c.at))) {
+			c.floor, c.at = floor, now
+		}
+		if source == Floor && then.After(now) {
+			c.source = Floor
+			errs = append(errs, set(then))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// read reads a saved time; zero is none.
+func read(file string) (time.Time, error) {
+	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return time.Time{}, nil
 	}
 	if err != nil {
-		return fmt.Errorf("read saved time: %w", err)
+		return time.Time{}, err
 	}
-	saved, err := parse(b)
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 100))
 	if err != nil {
-		return fmt.Errorf("read saved time: %w", err)
+		return time.Time{}, err
 	}
-	now := time.Now()
-	if then, source := decide(c.build, saved, now); source == Floor && then.After(now) {
-		c.source = Floor
-		return set(then)
-	}
-	return nil
+	return parse(b)
 }
 
 // Source returns where the time came from.
@@ -95,14 +120,14 @@ func (c *Clock) Source() Source {
 	return c.source
 }
 
-// Save saves the time.
+// Save saves the time that it is at least.
 func (c *Clock) Save() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.file == "" {
 		return nil
 	}
-	if err := renameio.WriteFile(c.file, format(time.Now()), 0o600); err != nil {
+	if err := renameio.WriteFile(c.file, Format(c.floor.Add(time.Since(c.at))), 0o600); err != nil {
 		return fmt.Errorf("save time in %s: %w", filepath.Base(c.file), err)
 	}
 	return nil
@@ -127,7 +152,8 @@ func (c *Clock) Run(ctx context.Context, report func(error)) {
 	}
 }
 
-func format(t time.Time) []byte { return []byte(t.UTC().Format(time.RFC3339) + "\n") }
+// Format writes a time as Resume reads it.
+func Format(t time.Time) []byte { return []byte(t.UTC().Format(time.RFC3339) + "\n") }
 
 func parse(b []byte) (time.Time, error) {
 	return time.Parse(time.RFC3339, strings.TrimSuffix(string(b), "\n"))

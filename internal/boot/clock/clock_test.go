@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,11 +47,11 @@ func TestTheClockIsNeverBehindWhatIsKnownToHavePassed(t *testing.T) {
 func TestTheTimeIsSavedEveryHour(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "clock")
 	synctest.Test(t, func(t *testing.T) {
-		c := &Clock{build: build, file: file}
+		c := &Clock{build: build, floor: build, at: time.Now(), file: file}
 		ctx, stop := context.WithCancel(t.Context())
 		done, failed := make(chan struct{}), 0
 		go func() { c.Run(ctx, func(error) { failed++ }); close(done) }()
-		for range 3 {
+		for hour := range 3 {
 			time.Sleep(time.Hour + time.Minute)
 			synctest.Wait()
 			b, err := os.ReadFile(file)
@@ -58,8 +59,8 @@ func TestTheTimeIsSavedEveryHour(t *testing.T) {
 				t.Fatal(err)
 			}
 			saved, err := parse(b)
-			if err != nil || time.Since(saved) > time.Hour || saved.After(time.Now()) {
-				t.Errorf("saved %v at %v, %v", saved, time.Now(), err)
+			if want := build.Add(time.Duration(hour+1) * time.Hour); err != nil || !saved.Equal(want) { // whatever the clock shows
+				t.Errorf("saved %v, %v, want %v", saved, err, want)
 			}
 		}
 		stop()
@@ -84,27 +85,39 @@ func TestADiskThatFailsIsToldOnce(t *testing.T) {
 }
 
 func TestASavedTimeThatIsGarbageIsToldAndNothingElse(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "clock")
-	c := &Clock{build: build, source: RTC}
+	dir := t.TempDir()
+	file, sure := filepath.Join(dir, "clock"), filepath.Join(dir, "sure")
+	build := time.Now().Add(-9 * day).Truncate(time.Second)
+	c := &Clock{build: build, floor: build, at: time.Now(), source: RTC}
 	if err := c.Save(); err != nil {
 		t.Errorf("before there is a place: %v", err)
 	}
-	if err := c.Resume(file); err != nil {
+	if err := c.Resume(file, sure); err != nil {
 		t.Errorf("a first run: %v", err)
 	}
-	for _, content := range []string{"", "\x00\x00", "yesterday", "2026-13-01T00:00:00Z"} {
-		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
+	for _, content := range []string{"", "\x00\x00", "yesterday", "2026-13-01T00:00:00Z", strings.Repeat("2026", 1000)} {
+		for _, name := range []string{file, sure} {
+			if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if err := c.Resume(file); err == nil {
+		if err := c.Resume(file, sure); err == nil {
 			t.Errorf("%q was read", content)
 		}
+	}
+	// The time of which somebody was sure counts although the other is damaged; it is past, nothing to set.
+	want := build.Add(3 * day)
+	if err := os.WriteFile(sure, Format(want), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Resume(file, sure); err == nil || c.Source() != RTC {
+		t.Errorf("%v, %s", err, c.Source())
 	}
 	if err := c.Save(); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Resume(file); err != nil || c.Source() != RTC { // it is now: nothing to set
-		t.Errorf("saved again: %v, %s", err, c.Source())
+	if saved, err := read(file); err != nil || saved.Before(want) || saved.After(want.Add(time.Hour)) {
+		t.Errorf("saved again: %v, %v, want %v", saved, err, want)
 	}
 }
 
