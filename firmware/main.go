@@ -263,7 +263,7 @@ func runImage(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("run", flag.ContinueOnError)
 	board := boardFlag(f)
 	port := number(f, "port", 8080, 1, 65535, "TCP `PORT` of this machine that leads to the gateway's page", "make run PORT=8080 (-port 8080)")
-	memory := number(f, "memory", 256, 128, 65536, "the machine's memory in `MiB`", "-memory 256")
+	memory := number(f, "memory", 256, 128, 4096, "the machine's memory in `MiB`", "-memory 256")
 	verbose := f.Bool("verbose", false, "show what the board's firmware prints before the gateway's loader starts, and hand it keys")
 	check := f.Bool("check", false, "only look whether it could run: the board is known, the port free")
 	if err := parse(f, args); err != nil {

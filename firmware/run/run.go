@@ -57,7 +57,11 @@ func checkPort(port int) error {
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return fmt.Errorf("port %d is in use: end what listens there, or choose another, such as make run PORT=18080 (-port 18080)", port)
+		other := 18080
+		if port == other {
+			other++
+		}
+		return fmt.Errorf("port %d is in use: end what listens there, or choose another, such as make run PORT=%d (-port %[2]d)", port, other)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("port %d is for root only: choose one from 1024 up, such as make run PORT=8080 (-port 8080)", port)
 	case err != nil:
