@@ -243,8 +243,11 @@ func (p *Peer) Run(name string, args ...string) string {
 
 // packages says where the tools that tests use come from.
 var packages = map[string]string{
-	"ip":      "iproute2",
-	"dnsmasq": "dnsmasq-base",
+	"ip":        "iproute2",
+	"dnsmasq":   "dnsmasq-base",
+	"dhcpcd":    "dhcpcd-base",
+	"dhcpd":     "isc-dhcp-server",
+	"kea-dhcp4": "kea-dhcp4-server",
 }
 
 func lookPath(t testing.TB, name string) string {
