@@ -204,7 +204,7 @@ func dialFrom(t *testing.T, ln net.Listener, i int) net.Conn {
 func TestAssaultsInNumbers(t *testing.T) {
 	const (
 		clients = 64
-		each    = 30 // assaults by each client
+		each    = 20 // assaults by each client
 	)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
