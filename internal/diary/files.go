@@ -181,11 +181,11 @@ func (e Entry) line() []byte {
 	return b.Bytes()
 }
 
-// size estimates what e takes, in memory or as a line.
+// size estimates the length of e's line.
 func (e Entry) size() int {
-	n := 200 + len(e.BootID)
+	n := 120 + len(e.BootID) + len(e.Kind)
 	for name, value := range e.Args {
-		n += len(name) + len(value) + 8
+		n += len(name) + len(value) + 6
 	}
 	return n
 }

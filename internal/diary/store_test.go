@@ -308,6 +308,9 @@ func TestTheActualTimeIsToldOnceItIsKnown(t *testing.T) {
 		c := config(t.TempDir())
 		c.Clock = func() string { return clock }
 		d := Open(c)
+		d.BootID = "the boot before"
+		d.Add(CablePlugged)
+		d.BootID = c.BootID
 		var real []time.Time
 		add := func(kind Kind) {
 			real = append(real, time.Now().UTC())
@@ -324,7 +327,10 @@ func TestTheActualTimeIsToldOnceItIsKnown(t *testing.T) {
 		}
 		clock, off = "ntp", 0
 		add(ClockStepped)
-		list := d.List(0, 0)
+		if e := d.List(0, 0)[0]; !e.Actual.IsZero() {
+			t.Error("an entry of the boot before is corrected")
+		}
+		list := d.List(1, 0)
 		for i, e := range list[:2] {
 			if !e.Actual.Equal(real[i]) {
 				t.Errorf("%s: it was %v, not %v", e.Kind, real[i], e.Actual)
@@ -335,8 +341,8 @@ func TestTheActualTimeIsToldOnceItIsKnown(t *testing.T) {
 		}
 		d.BootID, clock = "another", "floor"
 		add(CablePlugged)
-		if list := d.List(3, 0); !list[0].Actual.IsZero() {
-			t.Error("an entry of another boot is corrected")
+		if list := d.List(4, 0); !list[0].Actual.IsZero() {
+			t.Error("an entry of the boot after is corrected")
 		}
 	})
 }

@@ -1,11 +1,15 @@
 package diary
 
 import (
+	"bytes"
 	"encoding/json"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"maps"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -108,6 +112,59 @@ func TestEveryKindHasATextInBothLanguages(t *testing.T) {
 				t.Errorf("%s reason %s ends a sentence that has its own full stop: %q", lang, code, text)
 			}
 		}
+	}
+}
+
+// Whoever adds an entry can leave out what he does not know, but not name what its text does not: this
+// test reads the calls of the whole module.
+func TestNoCallNamesWhatItsKindDoesNot(t *testing.T) {
+	kinds, _ := declared(t)
+	calls := 0
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		src, err := os.ReadFile(path)
+		if err != nil || !bytes.Contains(src, []byte("internal/diary\"")) {
+			return err
+		}
+		fset := token.NewFileSet()
+		f, err := parser.ParseFile(fset, path, src, 0)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || len(call.Args) == 0 || call.Ellipsis.IsValid() {
+				return true
+			}
+			sel, ok := call.Args[0].(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			if pkg, ok := sel.X.(*ast.Ident); !ok || pkg.Name != "diary" || kinds[sel.Sel.Name] == "" {
+				return true
+			}
+			calls++
+			var names []string
+			for i := 1; i < len(call.Args); i += 2 {
+				if lit, ok := call.Args[i].(*ast.BasicLit); ok {
+					names = append(names, strings.Trim(lit.Value, `"`))
+				}
+			}
+			known, _ := arguments(Kind(kinds[sel.Sel.Name]))
+			if len(call.Args)%2 == 0 || slices.ContainsFunc(names, func(name string) bool { return !slices.Contains(known, name) }) {
+				t.Errorf("%v: %s with %q, its text names %q", fset.Position(call.Pos()), sel.Sel.Name, names, known)
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if calls == 0 {
+		t.Error("no calls were found")
 	}
 }
 

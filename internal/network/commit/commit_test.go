@@ -575,6 +575,11 @@ func TestARecordThatIsOutOfDateIsAsNone(t *testing.T) {
 		m.expect(t, "start", fmt.Sprint(n), want)
 		m.flash.record = record
 	}
+	m.flash.saved.Network = static(2)
+	m.start()
+	m.flash.saved.Network = static(1) // the file was damaged, and there was a good copy
+	m.start()
+	m.expect(t, "older settings", "1", Idle)
 }
 
 // The power fails, the process is killed or the medium gives errors at every write of a long story:
@@ -658,6 +663,9 @@ func TestACrashAnywhereLeavesOldOrNew(t *testing.T) {
 						e.Beside == nil && !slices.Contains(allowed, name(e.Current)) || name(e.Current) == "?" {
 						t.Errorf("%s: %s after the kill", what, m.state())
 					}
+				}
+				if s := m.keeper.Status(); s.State == Confirmed && name(s.New) != m.state() {
+					t.Errorf("%s: %s is said to be confirmed, in effect is %s", what, name(s.New), m.state())
 				}
 				m.pass(Period)
 				settled := m.state()

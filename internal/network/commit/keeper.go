@@ -85,26 +85,24 @@ func open(c Config, m medium) *Keeper {
 		k.save(k.change)
 		return k
 	}
-	k.change = was
-	if was.State == Probation {
-		k.change = k.resume(was)
-		if k.change.State == Returned {
-			k.tellReturn(k.change)
-		}
-		if k.change.State != Probation {
-			k.save(k.change)
-		}
+	k.change = k.resume(was)
+	if k.change.State == was.State {
+		return k
 	}
+	if k.change.State == Returned {
+		k.tellReturn(k.change)
+	}
+	k.save(k.change)
 	return k
 }
 
-// resume returns a change that was on probation when the last process ended, as it stands now.
+// resume returns the last change that the last process knew of, as it stands now.
 func (k *Keeper) resume(was Change) Change {
 	switch {
-	case k.confirmed.Equal(was.New): // it ended between the settings and the record
+	case was.State == Probation && k.confirmed.Equal(was.New): // the process ended between the settings and the record
 		was.State = Confirmed
-	case !k.confirmed.Equal(was.Old): // the record is out of date: something else was confirmed
-		was = Change{Number: was.Number, State: Idle}
+	case was.State == Probation && !k.confirmed.Equal(was.Old), was.State == Confirmed && !k.confirmed.Equal(was.New):
+		return Change{Number: was.Number, State: Idle} // the record is out of date
 	}
 	return was.expire(k.now())
 }
