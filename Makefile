@@ -6,9 +6,9 @@ SECONDS ?= 60
 RUNS ?= 5
 FIRMWARE = build/bin/firmware
 IMAGE = $(FIRMWARE) image -board '$(BOARD)' $(if $(KEYS),-keys '$(KEYS)')
+SUDO = $(shell [ "$$(id -u)" = 0 ] || command -v sudo) # only root writes to disks; the build is ours
 RUN = $(FIRMWARE) run -board '$(BOARD)' -port '$(PORT)'
-FLASH = $(FIRMWARE) flash -board '$(BOARD)' -dev '$(DEV)'
-
+FLASH = $(SUDO) $(FIRMWARE) flash -board '$(BOARD)' -dev '$(DEV)'
 
 .PHONY: help run image test check unit vmtest fuzz flash kernel bench-boot bench-size clean FORCE
 
