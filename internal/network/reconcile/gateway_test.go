@@ -115,9 +115,12 @@ func (g *gateway) make(want spec.Spec) (writes int) {
 func (g *gateway) settle(want spec.Spec) {
 	g.t.Helper()
 	var last State
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		cable := g.cables()
 		last = g.state()
-		tested := !slices.ContainsFunc(last.Addresses, func(a Address) bool { return a.Tentative })
+		tested := !slices.ContainsFunc(last.Addresses, func(a Address) bool {
+			return a.Tentative && cable[a.Link] // without one, the test waits
+		})
 		if n := g.make(want); n == 0 && tested {
 			return
 		}
@@ -161,6 +164,16 @@ func (g *gateway) ask(words string) []map[string]any {
 		}
 	}
 	return list
+}
+
+// cables says which links there are, and which have a cable.
+func (g *gateway) cables() map[string]bool {
+	g.t.Helper()
+	cable := map[string]bool{}
+	for _, l := range g.ask("link") {
+		cable[fmt.Sprint(l["ifname"])] = slices.Contains(l["flags"].([]any), any("LOWER_UP"))
+	}
+	return cable
 }
 
 func (g *gateway) has(address string) bool {
