@@ -100,14 +100,17 @@ func title(v View, l *language) string {
 	return name
 }
 
-// urls are where the portal answers: on every IPv4 address, and where there is none on the IPv6
-// addresses that a browser takes.
+// urls are where the portal answers: on every IPv4 address but wan's (D2), and where there is none on
+// the IPv6 addresses that a browser takes.
 func urls(n *network.Status) []string {
 	if n == nil {
 		return nil
 	}
 	var v4, v6 []string
 	for _, p := range n.Ports {
+		if p.Role == network.WAN {
+			continue
+		}
 		for _, a := range p.Addresses {
 			switch ip := a.Prefix.Addr(); {
 			case !ip.IsValid() || ip.IsLinkLocalUnicast() && ip.Is6():

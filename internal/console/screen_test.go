@@ -167,8 +167,8 @@ func TestBothLanguagesAreWhole(t *testing.T) {
 		if parts := blank(l); len(parts) > 1 {
 			t.Errorf("%s: a text is missing after %.200s", l.code, parts[0])
 		}
-		for _, s := range []string{"dhcp", "kernel", "manual"} {
-			if l.sources[s] == "" {
+		for _, s := range []network.Source{network.DHCP, network.DHCP6, network.Static, network.LinkLocal, network.Kernel, network.Manual} {
+			if l.sources[string(s)] == "" {
 				t.Errorf("%s: no word for source %s", l.code, s)
 			}
 		}

@@ -55,7 +55,9 @@ var english = language{
 	restarting: "The gateway restarts.", poweringOff: "The gateway powers off.",
 	failed:  "That failed: %v",
 	noShell: "This image has no shell.", shellEnded: "The shell has ended.",
-	sources: map[string]string{"dhcp": "DHCP", "kernel": "automatic", "manual": "by hand"},
+	sources: map[string]string{
+		"dhcp": "DHCP", "dhcpv6": "DHCPv6", "static": "static", "link-local": "self-chosen", "kernel": "automatic", "manual": "by hand",
+	},
 }
 
 var german = language{
@@ -82,7 +84,9 @@ var german = language{
 	restarting: "Das Gateway startet neu.", poweringOff: "Das Gateway schaltet sich aus.",
 	failed:  "Das ging schief: %v",
 	noShell: "Dieses Image hat keine Shell.", shellEnded: "Die Shell ist beendet.",
-	sources: map[string]string{"dhcp": "DHCP", "kernel": "automatisch", "manual": "von Hand"},
+	sources: map[string]string{
+		"dhcp": "DHCP", "dhcpv6": "DHCPv6", "static": "fest", "link-local": "selbst gewählt", "kernel": "automatisch", "manual": "von Hand",
+	},
 }
 
 // languageOf returns English for what it does not know.

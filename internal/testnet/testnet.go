@@ -248,6 +248,9 @@ var packages = map[string]string{
 	"dhcpcd":    "dhcpcd-base",
 	"dhcpd":     "isc-dhcp-server",
 	"kea-dhcp4": "kea-dhcp4-server",
+	"chronyd":   "chrony",
+	"nft":       "nftables",
+	"ping":      "iputils-ping",
 }
 
 func lookPath(t testing.TB, name string) string {
