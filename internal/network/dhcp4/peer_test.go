@@ -19,7 +19,7 @@ import (
 	"cloudlink.local/gateway/internal/testnet"
 )
 
-// A server is a real DHCP server for network 10.N.0.0/24: addresses .10 and .11, T1 after 5 s.
+// A server is a real DHCP server for network 10.N.0.0/24: addresses .10, .11 …, T1 after 5 s.
 type server struct {
 	name     string
 	n        byte
@@ -59,7 +59,7 @@ func kea(t testing.TB, p *testnet.Peer, port string, n byte, leases string) *tes
 		"interfaces-config": {"interfaces": [%q]},
 		"lease-database": {"type": "memfile", "name": %q},
 		"valid-lifetime": 120, "renew-timer": 5, "rebind-timer": 60, "authoritative": true,
-		"subnet4": [{"subnet": "10.%d.0.0/24", "pools": [{"pool": "10.%d.0.10 - 10.%d.0.11"}],
+		"subnet4": [{"subnet": "10.%d.0.0/24", "pools": [{"pool": "10.%d.0.10 - 10.%d.0.200"}],
 			"option-data": [{"name": "routers", "data": "10.%d.0.1"}]}],
 		"loggers": [{"name": "kea-dhcp4", "severity": "INFO", "output_options": [{"output": "stdout", "flush": true}]}]
 	}}`, port, leases, n, n, n, n))
