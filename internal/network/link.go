@@ -51,7 +51,7 @@ type stored struct {
 }
 
 func (s *service) leaseFile(name string) string {
-	return filepath.Join(s.data, "lease-"+name+".json")
+	return filepath.Join(s.Data, "lease-"+name+".json")
 }
 
 // newLink makes a link with what is kept of it. A lease of this boot is on the port still.

@@ -53,21 +53,32 @@ const (
 // Run is the service network. It calls ready once it answers on Socket.
 func Run(ctx context.Context, ready func(), log *slog.Logger) error {
 	rel, _ := release.Load(release.File) // process 1 has told what is wrong with it
-	s := &service{
-		socket: Socket, resolvConf: ResolvConf, data: dataDir, log: log,
-		isPort: func(l reconcile.Link) bool { return l.Physical },
-		built:  rel.BuildTime, clock: ntp.System{},
-	}
-	return s.run(ctx, ready)
+	return Config{
+		Socket: Socket, ResolvConf: ResolvConf, Data: dataDir,
+		IsPort: func(l reconcile.Link) bool { return l.Physical },
+		Built:  rel.BuildTime, Clock: ntp.System{}, Log: log,
+	}.Run(ctx, ready)
+}
+
+// A Config is where the service works. Tests and benchmarks have others than the gateway's.
+type Config struct {
+	Socket, ResolvConf string
+	Data               string // folder of settings, leases and diary
+	IsPort             func(reconcile.Link) bool
+	Built              time.Time // this firmware
+	Clock              ntp.Clock
+	Log                *slog.Logger
+}
+
+// Run runs the service until ctx ends. It calls ready once it answers on c.Socket.
+func (c Config) Run(ctx context.Context, ready func()) error {
+	return (&service{Config: c, log: c.Log}).run(ctx, ready)
 }
 
 // A service owns the ports. What stands below events belongs to the goroutine of run.
 type service struct {
-	socket, resolvConf, data string
-	isPort                   func(reconcile.Link) bool
-	built                    time.Time // this firmware
-	clock                    ntp.Clock
-	log                      *slog.Logger
+	Config
+	log *slog.Logger
 
 	store  *settings.Store
 	diary  *diary.Diary
@@ -122,7 +133,7 @@ func (s *service) run(ctx context.Context, ready func()) error {
 		})
 	})
 	s.converge(ctx) // so that the first answer is true, and before anybody waits
-	listener, err := listen(s.socket)
+	listener, err := listen(s.Socket)
 	if err != nil {
 		return err
 	}
@@ -136,7 +147,7 @@ func (s *service) run(ctx context.Context, ready func()) error {
 	}
 	parts.Go(func() {
 		err := server.Serve(netutil.LimitListener(listener, maxAsks))
-		cancel(fmt.Errorf("serve %s: %w", s.socket, err))
+		cancel(fmt.Errorf("serve %s: %w", s.Socket, err))
 	})
 	defer server.Close()
 	defer s.stopLinks()
@@ -161,11 +172,11 @@ func (s *service) open() error {
 	s.static = map[netip.Prefix]bool{}
 	s.clockState.Store(&ntp.State{Source: ntp.Floor})
 	s.diary = diary.Open(diary.Config{
-		Dir: filepath.Join(s.data, "diary"), BootID: s.boot.ID, Boottime: s.boottime,
+		Dir: filepath.Join(s.Data, "diary"), BootID: s.boot.ID, Boottime: s.boottime,
 		Clock: func() string { return string(s.clockState.Load().Source) }, Log: s.log,
 	})
 	var origin settings.Origin
-	s.store, origin = settings.Open(s.data)
+	s.store, origin = settings.Open(s.Data)
 	for _, p := range origin.Problems {
 		s.log.Warn("settings: " + p.Error())
 	}
@@ -173,10 +184,10 @@ func (s *service) open() error {
 		s.diary.Add(diary.SettingsReplaced, "reason", string(origin.Source))
 	}
 	s.keeper = commit.Open(commit.Config{
-		File: filepath.Join(s.data, "change.json"), Store: s.store, BootID: s.boot.ID, Boottime: s.boottime,
+		File: filepath.Join(s.Data, "change.json"), Store: s.store, BootID: s.boot.ID, Boottime: s.boottime,
 		Changed: s.nudge, Note: s.diary.Add, Log: s.log,
 	})
-	if s.secret, err = secret(filepath.Join(s.data, "secret")); err != nil {
+	if s.secret, err = secret(filepath.Join(s.Data, "secret")); err != nil {
 		s.log.Warn(err.Error())
 	}
 	return nil
@@ -199,7 +210,7 @@ func (s *service) closeDiary() {
 
 func (s *service) ntp() *ntp.Client {
 	return &ntp.Client{
-		Build: s.built, Floor: s.built, Clock: s.clock, Log: s.log, Changed: s.clockChanged,
+		Build: s.Built, Floor: s.Built, Clock: s.Clock, Log: s.log, Changed: s.clockChanged,
 		Resolve: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		},
@@ -210,7 +221,7 @@ func (s *service) ntp() *ntp.Client {
 func (s *service) clockChanged(now ntp.State) {
 	before := s.clockState.Swap(&now)
 	if now.Source == ntp.Verified && now.Synced != before.Synced {
-		if err := renameio.WriteFile(filepath.Join(s.data, filepath.Base(SureTime)), clock.Format(time.Now()), 0o644); err != nil {
+		if err := renameio.WriteFile(filepath.Join(s.Data, filepath.Base(SureTime)), clock.Format(time.Now()), 0o644); err != nil {
 			s.log.Warn("keep the time: " + err.Error())
 		}
 	}
@@ -306,7 +317,7 @@ func (s *service) converge(ctx context.Context) {
 	}
 	var ports []reconcile.Link
 	for _, l := range state.Links {
-		if s.isPort(l) {
+		if s.IsPort(l) {
 			ports = append(ports, l)
 		}
 	}
@@ -324,7 +335,7 @@ func (s *service) converge(ctx context.Context) {
 	errs := []error{s.guard(plans, former)} // before the first port is switched on
 	_, err = s.reconciler.Reconcile(specs.all)
 	errs = append(errs, s.tellDuplicates(err))
-	if err := replaceFile(s.resolvConf, resolvConf(specs.current)); err != nil {
+	if err := replaceFile(s.ResolvConf, resolvConf(specs.current)); err != nil {
 		errs = append(errs, fmt.Errorf("write DNS servers: %w", err))
 	}
 	s.complain(errors.Join(errs...))

@@ -40,8 +40,8 @@ func beService(dir string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
 	s := inDir(dir)
-	s.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	err := s.run(ctx, func() { fmt.Println("ready") })
+	s.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	err := s.Run(ctx, func() { fmt.Println("ready") })
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -50,14 +50,14 @@ func beService(dir string) int {
 	return 0
 }
 
-func inDir(dir string) *service {
-	return &service{
-		socket:     filepath.Join(dir, "network.sock"),
-		resolvConf: filepath.Join(dir, "resolv.conf"),
-		data:       dir,
-		isPort:     func(l reconcile.Link) bool { return strings.HasPrefix(l.Name, "lan") },
-		built:      time.Now().Add(-time.Hour),
-		clock:      noClock{},
+func inDir(dir string) Config {
+	return Config{
+		Socket:     filepath.Join(dir, "network.sock"),
+		ResolvConf: filepath.Join(dir, "resolv.conf"),
+		Data:       dir,
+		IsPort:     func(l reconcile.Link) bool { return strings.HasPrefix(l.Name, "lan") },
+		Built:      time.Now().Add(-time.Hour),
+		Clock:      noClock{},
 	}
 }
 
