@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"net/netip"
 	"os"
@@ -219,15 +220,11 @@ func parseAddress(m []byte, now time.Time) (index int, a Address, ok bool) {
 		return 0, a, false
 	}
 	head := nl.DeserializeIfAddrmsg(m)
-	attrs, err := nl.ParseRouteAttr(m[unix.SizeofIfAddrmsg:])
-	if err != nil {
-		return 0, a, false
-	}
 	flags := uint32(head.Flags)
 	proto := -1
 	var local, address netip.Addr
-	for _, attr := range attrs {
-		switch v := attr.Value; attr.Attr.Type {
+	for kind, v := range attributes(m[unix.SizeofIfAddrmsg:]) {
+		switch kind {
 		case unix.IFA_ADDRESS:
 			address, _ = netip.AddrFromSlice(v)
 		case unix.IFA_LOCAL: // where there is one, IFA_ADDRESS is the other end's
@@ -257,6 +254,21 @@ func parseAddress(m []byte, now time.Time) (index int, a Address, ok bool) {
 	a.Ours = proto == protocol
 	a.Source = source(a, proto)
 	return int(head.Index), a, a.Prefix.IsValid()
+}
+
+// attributes goes through netlink attributes, up to one that is cut off.
+func attributes(b []byte) iter.Seq2[uint16, []byte] {
+	return func(yield func(kind uint16, value []byte) bool) {
+		for len(b) >= unix.SizeofRtAttr {
+			n := int(binary.NativeEndian.Uint16(b))
+			kind := binary.NativeEndian.Uint16(b[2:])
+			if n < unix.SizeofRtAttr || n > len(b) || !yield(kind, b[unix.SizeofRtAttr:n]) {
+				return
+			}
+			const align = unix.RTA_ALIGNTO
+			b = b[min((n+align-1)/align*align, len(b)):]
+		}
+	}
 }
 
 // end is the end of a lifetime; the zero time for none.
