@@ -522,14 +522,18 @@ func TestTheKernelHandsOnNothingButOurServersAnswers(t *testing.T) {
 				return err
 			}
 		}
-		toOther := slices.Clone(wireOf(ours))
+		first := wireOf(ours)
+		first[6] = 0x20 // more parts follow
+		later := wireOf(ours)
+		later[7] = 8
 		for _, err := range []error{
 			send(67, 68, others.ToBytes()),
 			send(68, 67, request.ToBytes()),
 			send(67, 68, request.ToBytes()),
 			send(67, 69, ours.ToBytes()),
 			send(67, 68, nil),
-			second(raw.WriteTo(fragment(toOther), &packet.Addr{HardwareAddr: nclient4.BroadcastMac})),
+			second(raw.WriteTo(first, &packet.Addr{HardwareAddr: nclient4.BroadcastMac})),
+			second(raw.WriteTo(later, &packet.Addr{HardwareAddr: nclient4.BroadcastMac})),
 			second(raw.WriteTo(wireOf(ours), &packet.Addr{HardwareAddr: mac})), // not to us
 			send(67, 68, ours.ToBytes()),
 		} {
@@ -564,12 +568,6 @@ func wireOf(msg *dhcpv4.DHCPv4) []byte {
 	conn := nclient4.NewBroadcastUDPConn(w, &net.UDPAddr{IP: net.IPv4(10, 0, 2, 2), Port: nclient4.ServerPort})
 	conn.WriteTo(msg.ToBytes(), &net.UDPAddr{IP: net.IPv4bcast, Port: nclient4.ClientPort})
 	return w.packet
-}
-
-// fragment makes an IPv4 packet a later part of a larger one.
-func fragment(p []byte) []byte {
-	p[7] = 8
-	return p
 }
 
 func second(_ int, err error) error { return err }
