@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	nl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"cloudlink.local/gateway/internal/testnet"
@@ -38,6 +39,11 @@ type gateway struct {
 }
 
 func newGateway(t *testing.T) *gateway {
+	apply(t, Policy{}) // connections are tracked from here on
+	// The connection table outlives cables: a new test's peers are strangers.
+	if err := nl.ConntrackTableFlush(nl.ConntrackTable); err != nil {
+		t.Fatal(err)
+	}
 	return &gateway{t: t, home: testnet.Home(t), got: map[string]chan string{}}
 }
 
@@ -56,6 +62,15 @@ func (g *gateway) plug(link string, n int) *side {
 	peer.IP("addr", "add", s.peer6.String()+"/64", "dev", "eth0", "nodad")
 	s.mac = mac(g.t, g.home, link)
 	s.peerMAC = mac(g.t, peer, "eth0")
+	// Nobody has to look for a neighbour first: packets are sent in the order of the test.
+	for _, n := range []struct {
+		at   *testnet.Peer
+		dev  string
+		addr netip.Addr
+		mac  net.HardwareAddr
+	}{{peer, "eth0", s.v4, s.mac}, {peer, "eth0", s.v6, s.mac}, {g.home, link, s.peer4, s.peerMAC}, {g.home, link, s.peer6, s.peerMAC}} {
+		n.at.IP("neigh", "replace", n.addr.String(), "lladdr", n.mac.String(), "dev", n.dev, "nud", "permanent")
+	}
 	// The way on which a packet overtakes nothing: what was sent before its echo has been dealt with.
 	err := peer.Do(func() (err error) {
 		s.sentinel, err = net.ListenUDP("udp4", &net.UDPAddr{IP: s.peer4.AsSlice()})

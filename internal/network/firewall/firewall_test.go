@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -73,6 +74,22 @@ func TestSecondApplyWritesNothing(t *testing.T) {
 	}
 	if after := generation(t); after != before {
 		t.Errorf("the kernel's generation went from %s to %s", before, after)
+	}
+}
+
+// TestChainsStayWhenRulesChange: a chain that goes and comes back leaves a moment between.
+func TestChainsStayWhenRulesChange(t *testing.T) {
+	home := testnet.Home(t)
+	chains := func() []string {
+		return regexp.MustCompile(`chain \w+ \{ # handle \d+`).FindAllString(home.Run("nft", "-a", "list", "table", "inet", "cloudlink"), -1)
+	}
+	apply(t, ForPorts("wan", "lan"))
+	before := chains()
+	if !apply(t, ForPorts("wan", "")) {
+		t.Error("nothing changed")
+	}
+	if after := chains(); len(before) != 4 || !slices.Equal(after, before) {
+		t.Errorf("chains were %q and are %q", before, after)
 	}
 }
 

@@ -48,7 +48,7 @@ func TestM10_PortsAreOpenWhereTheyAreOfferedAndNowhereElse(t *testing.T) {
 		{"tcp", 65336, nil},
 	}
 	for bits := range 16 {
-		lan := Port{Link: "lan", Portal: bits&1 != 0, MDNS: bits&2 != 0, Media: bits&4 != 0, DHCPv4: bits&8 != 0}
+		lan := Port{Link: "lan", Portal: bits&1 != 0, MDNS: bits&2 != 0, Media: bits&4 != 0, DHCPv4: bits&8 != 0, DHCPv6: bits&8 != 0}
 		policy := Policy{Ports: []Port{lan}} // nothing on wan
 		apply(t, policy)
 		for i, s := range sides {
@@ -187,8 +187,12 @@ func TestNeighboursFindTheGatewayUnderTheStrictestPolicy(t *testing.T) {
 	g := newGateway(t)
 	s := g.plug("lan", 1)
 	apply(t, Policy{})
-	g.home.IP("neigh", "flush", "dev", "lan")
-	s.peer.IP("neigh", "flush", "dev", "eth0")
+	for _, addr := range []netip.Addr{s.v4, s.v6} {
+		s.peer.IP("neigh", "del", addr.String(), "dev", "eth0")
+	}
+	for _, addr := range []netip.Addr{s.peer4, s.peer6} {
+		g.home.IP("neigh", "del", addr.String(), "dev", "lan")
+	}
 	for _, addr := range []netip.Addr{s.v4, s.v6} {
 		s.send(netip.AddrPortFrom(addr, 9), 0, "where are you?")
 		await(t, addr.String()+" is found", func() bool {
