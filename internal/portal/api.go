@@ -13,7 +13,6 @@ import (
 
 	"cloudlink.local/gateway/internal/condition"
 	"cloudlink.local/gateway/internal/machine"
-	"cloudlink.local/gateway/internal/network"
 	"cloudlink.local/gateway/internal/release"
 )
 
@@ -46,6 +45,7 @@ func (p *Portal) newAPI() http.Handler {
 	c.DocsPath = ""     // it would load scripts from elsewhere
 	c.SchemasPath = ""  // they are in the description
 	c.CreateHooks = nil // no "$schema" in every answer
+	c.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	api := humago.New(mux, c)
 	huma.Register(api, huma.Operation{
 		OperationID: "get-status", Method: http.MethodGet, Path: statusPath,
@@ -79,9 +79,13 @@ func (p *Portal) newAPI() http.Handler {
 		}
 		return out, nil
 	})
+	p.networkAPI(api)
 	describe(c.Components.Schemas.Map())
 	params := map[string][]param{} // of each pattern of mux
 	for path, item := range api.OpenAPI().Paths {
+		if item.Get == nil {
+			continue // what changes something takes none
+		}
 		for _, in := range item.Get.Parameters {
 			if in.In == "query" {
 				params["GET "+path] = append(params["GET "+path], param{name: in.Name}) // huma checks the value
@@ -106,6 +110,9 @@ func (p *Portal) newAPI() http.Handler {
 			return
 		}
 		r.URL.RawQuery = q.Encode() // huma takes it apart in its own way: one way only
+		if !checkWrite(w, r) {
+			return
+		}
 		if pattern == "GET "+logPath {
 			leave := p.turn(w, r)
 			if leave == nil {
@@ -164,7 +171,7 @@ func describe(schemas map[string]*huma.Schema) {
 	enum("Data", "state", "", machine.DataOK, machine.DataReplaced, machine.DataReadOnly, machine.DataMissing, machine.DataFailing)
 	enum("Service", "state", machine.Starting, machine.Running, machine.Waiting, machine.Stopped)
 	enum("Release", "keys", "", release.Development, release.Production)
-	enum("Address", "source", network.DHCP, network.Kernel, network.Manual)
+	describeNetwork(enum)
 	var ids []any
 	for _, o := range condition.Order {
 		ids = append(ids, o.ID)

@@ -44,6 +44,7 @@ type Portal struct {
 	origin  *http.CrossOriginProtection
 	api     func() http.Handler // built at first use
 	turns   chan struct{}       // has one element for each who reads the log
+	answers answers
 }
 
 // maxReaders is how many may read the log at a time. Process 1 has 32 connections for all services,
@@ -89,8 +90,8 @@ func (p *Portal) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Security-Policy", contentPolicy)
 	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("X-Frame-Options", "DENY") // for browsers older than frame-ancestors
-	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("X-Frame-Options", "DENY")        // for browsers older than frame-ancestors
+	h.Set("Referrer-Policy", "same-origin") // "no-referrer" has browsers keep the origin of our own forms from us
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Cache-Control", "no-store")
 	defer p.recover(w, r)

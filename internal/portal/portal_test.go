@@ -274,7 +274,7 @@ func TestEveryAnswerIsGuarded(t *testing.T) {
 				"Content-Security-Policy":      contentPolicy,
 				"X-Content-Type-Options":       "nosniff",
 				"X-Frame-Options":              "DENY",
-				"Referrer-Policy":              "no-referrer",
+				"Referrer-Policy":              "same-origin",
 				"Cross-Origin-Resource-Policy": "same-origin",
 			} {
 				if got := resp.Header.Get(name); got != want {
@@ -923,7 +923,7 @@ func TestManyViewersCostAsMuchAsOne(t *testing.T) {
 }
 
 // A hung stands in for a part that takes the question and never answers.
-type hung struct{}
+type hung struct{ Network }
 
 func (hung) Status(ctx context.Context) (network.Status, error) {
 	<-ctx.Done()

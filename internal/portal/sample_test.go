@@ -13,6 +13,7 @@ import (
 	"cloudlink.local/gateway/internal/condition"
 	"cloudlink.local/gateway/internal/machine"
 	"cloudlink.local/gateway/internal/network"
+	"cloudlink.local/gateway/internal/network/ntp"
 	"cloudlink.local/gateway/internal/release"
 )
 
@@ -33,6 +34,7 @@ type gateway struct {
 	before  []machine.Entry
 	down    map[Part]bool
 	asked   int
+	net     netState
 }
 
 var errDown = errors.New("connect: connection refused")
@@ -79,6 +81,7 @@ func choose(list []machine.Entry, after uint64, level machine.Level) []machine.E
 
 type fakeNetwork struct{ *gateway }
 
+// The rest of fakeNetwork is in network_test.go.
 func (f fakeNetwork) Status(ctx context.Context) (network.Status, error) {
 	return ask(ctx, f.gateway, PartNetwork, func() network.Status { return f.n })
 }
@@ -86,7 +89,7 @@ func (f fakeNetwork) Status(ctx context.Context) (network.Status, error) {
 // sample is a gateway that works, as after some days.
 func sample() *gateway {
 	start := time.Date(2026, 11, 22, 9, 14, 3, 0, time.UTC)
-	g := &gateway{down: map[Part]bool{}}
+	g := &gateway{down: map[Part]bool{}, net: sampleNet(start)}
 	g.m = machine.Status{
 		Release:       testRelease,
 		Serial:        "CLG-7F3A91",
@@ -104,7 +107,7 @@ func sample() *gateway {
 	}
 	g.n = network.Status{Ports: []network.Port{
 		{
-			Name: "eth0", MAC: "52:54:00:7f:3a:91", Link: true, SpeedMbps: 1000,
+			Name: "eth0", Role: network.WAN, MAC: "52:54:00:7f:3a:91", Link: true, SpeedMbps: 1000, MTU: 1500,
 			Addresses: []network.Address{
 				{Prefix: netip.MustParsePrefix("192.168.178.40/24"), Source: network.DHCP, ValidSeconds: 791_400},
 				{Prefix: netip.MustParsePrefix("fe80::5054:ff:fe7f:3a91/64"), Source: network.Kernel},
@@ -112,8 +115,8 @@ func sample() *gateway {
 			Gateway: netip.MustParseAddr("192.168.178.1"),
 			DNS:     []netip.Addr{netip.MustParseAddr("192.168.178.1"), netip.MustParseAddr("9.9.9.9")},
 		},
-		{Name: "eth1", MAC: "52:54:00:7f:3a:92"},
-	}}
+		{Name: "eth1", Role: network.LAN, MAC: "52:54:00:7f:3a:92", MTU: 1500},
+	}, Clock: network.Clock{Source: ntp.Verified, Servers: []string{"192.168.178.1", "de.pool.ntp.org"}, OffsetSeconds: 0.0123, SyncedSeconds: 734}}
 	for i, l := range []struct {
 		source string
 		level  machine.Level
@@ -154,7 +157,8 @@ func faulty() *gateway {
 		condition.New(condition.ClockFloor),
 		condition.New(condition.DevelopmentKeys),
 	}
-	g.n.Ports[0] = network.Port{Name: "eth0", MAC: g.n.Ports[0].MAC}
+	g.n.Ports[0] = network.Port{Name: "eth0", Role: network.WAN, MAC: g.n.Ports[0].MAC, MTU: 1500}
+	g.n.Clock = network.Clock{Source: ntp.Floor, Reason: ntp.NoAnswer, Detail: "ask pool.ntp.org: i/o timeout"}
 	return g
 }
 

@@ -4,13 +4,17 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
 	"cloudlink.local/gateway/internal/condition"
+	"cloudlink.local/gateway/internal/diary"
 	"cloudlink.local/gateway/internal/machine"
 	"cloudlink.local/gateway/internal/network"
+	"cloudlink.local/gateway/internal/portmap"
+	"cloudlink.local/gateway/internal/settings"
 )
 
 // Machine is what the portal asks of process 1.
@@ -23,14 +27,23 @@ type Machine interface {
 // Network is what the portal asks of the network service.
 type Network interface {
 	Status(context.Context) (network.Status, error)
+	Settings(context.Context) (settings.Settings, error)
+	Change(context.Context, network.Proposal) (network.Status, error)
+	Confirm(context.Context, network.Request) (network.Status, error)
+	Return(context.Context, network.Request) (network.Status, error)
+	Diary(ctx context.Context, after uint64) ([]diary.Entry, error)
+	PortMap(context.Context) ([]portmap.Row, error)
+	SelfTest(context.Context) ([]portmap.Result, error)
 }
 
 // Status is the gateway as a whole: what the first page shows, and the API.
 type Status struct {
 	machine.Status
-	Ports      []network.Port `json:"ports" doc:"Ethernet ports, in the kernel's order"`
-	Conditions []Condition    `json:"conditions" doc:"What the owner is told, most pressing first"`
-	Unknown    []Part         `json:"unknown" doc:"Parts that do not answer; their values are empty"`
+	Ports      []network.Port  `json:"ports" doc:"Ethernet ports, in the kernel's order"`
+	Clock      network.Clock   `json:"clock" doc:"What is known about the system clock"`
+	Change     *network.Change `json:"change,omitempty" doc:"The change of the network settings that is on probation"`
+	Conditions []Condition     `json:"conditions" doc:"What the owner is told, most pressing first"`
+	Unknown    []Part          `json:"unknown" doc:"Parts that do not answer; their values are empty"`
 }
 
 // A Condition is a condition with its text in the reader's language.
@@ -44,8 +57,8 @@ type Part string
 
 // The parts.
 const (
-	PartMachine Part = "machine" // process 1: all but the ports
-	PartNetwork Part = "network" // the network service: the ports
+	PartMachine Part = "machine" // process 1: all the rest
+	PartNetwork Part = "network" // the network service: the ports and the clock
 )
 
 // Knows tells whether p answered.
@@ -65,13 +78,13 @@ type gatherer struct {
 	log     *slog.Logger
 	keep    time.Duration
 
-	mu         sync.Mutex // guards what follows, and lets one ask at a time
-	asked      time.Time
-	m          machine.Status
-	n          network.Status
-	mErr, nErr error
-	silent     map[Part]*silence
-	serial     string // the last one heard: it outlives an outage of process 1
+	mu             sync.Mutex // guards what follows, and lets one ask at a time
+	mAsked, nAsked time.Time
+	m              machine.Status
+	n              network.Status
+	mErr, nErr     error
+	silent         map[Part]*silence
+	serial         string // the last one heard: it outlives an outage of process 1
 }
 
 // A silence is how long a part has not answered.
@@ -86,27 +99,48 @@ func (g *gatherer) status(ctx context.Context, lang string) Status {
 	defer g.mu.Unlock()
 	g.refresh(ctx)
 	// In JSON a list is never null.
-	s := Status{Status: g.m, Ports: append([]network.Port{}, g.n.Ports...), Conditions: []Condition{}, Unknown: []Part{}}
+	n := whole(g.n)
+	s := Status{Status: g.m, Ports: n.Ports, Clock: n.Clock, Change: n.Change, Conditions: []Condition{}, Unknown: []Part{}}
 	s.Services = append([]machine.Service{}, s.Services...)
-	for i := range s.Ports {
-		s.Ports[i].Addresses = append([]network.Address{}, s.Ports[i].Addresses...)
-	}
 	if g.mErr != nil {
 		s.Unknown = append(s.Unknown, PartMachine)
 	}
 	if g.nErr != nil {
 		s.Unknown = append(s.Unknown, PartNetwork)
 	}
-	list := slices.Clone(s.Status.Conditions)
-	s.Status.Conditions = nil // those of both parts are in s.Conditions
+	var known *network.Status
 	if g.nErr == nil {
-		list = append(list, g.n.Conditions()...)
+		known = &g.n
 	}
-	condition.Sort(list)
+	list := network.AllConditions(s.Status.Conditions, known)
+	s.Status.Conditions = nil // those of both parts are in s.Conditions
 	for _, c := range list {
 		s.Conditions = append(s.Conditions, Condition{c, inWords(c, lang)})
 	}
 	return s
+}
+
+// whole returns a copy of n whose lists are there.
+func whole(n network.Status) network.Status {
+	n.Ports = append([]network.Port{}, n.Ports...)
+	for i := range n.Ports {
+		n.Ports[i].Addresses = append([]network.Address{}, n.Ports[i].Addresses...)
+	}
+	n.Clock.Servers = append([]string{}, n.Clock.Servers...)
+	if n.Change != nil {
+		c := *n.Change
+		c.Addresses = append([]netip.Addr{}, c.Addresses...)
+		n.Change = &c
+	}
+	return n
+}
+
+// networkStatus returns what the network service says alone.
+func (g *gatherer) networkStatus(ctx context.Context) (network.Status, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refreshNetwork(ctx)
+	return whole(g.n), g.nErr
 }
 
 // inWords is c's text, which calls a service what the page calls it.
@@ -122,38 +156,58 @@ func inWords(c condition.Condition, lang string) condition.Text {
 func (g *gatherer) forget() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.asked = time.Time{}
+	g.mAsked, g.nAsked = time.Time{}, time.Time{}
 }
 
 // refresh asks both parts at once, unless it did so just now. It is called with mu held.
 func (g *gatherer) refresh(ctx context.Context) {
-	if !g.asked.IsZero() && time.Since(g.asked) < g.keep {
-		return
-	}
-	// Others wait for these answers too, so they do not end with the first one's request.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
-	defer cancel()
 	var other sync.WaitGroup
 	defer other.Wait() // whatever happens below, nobody writes after mu is free
-	other.Go(func() { g.n, g.nErr = g.network.Status(ctx) })
+	if g.fresh(g.mAsked) {
+		g.refreshNetwork(ctx)
+		return
+	}
+	other.Go(func() { g.refreshNetwork(ctx) })
+	ctx, cancel := g.patient(ctx)
+	defer cancel()
 	g.m, g.mErr = g.machine.Status(ctx)
 	other.Wait()
-	g.asked = time.Now()
-	g.tell(PartMachine, g.mErr)
-	g.tell(PartNetwork, g.nErr)
+	g.mAsked = time.Now()
+	g.tell(PartMachine, g.mAsked, g.mErr)
 	if g.mErr != nil {
 		g.m = machine.Status{}
 	} else {
 		g.serial = g.m.Serial
 	}
+}
+
+// refreshNetwork is refresh for the network service alone: every page shows a change on probation.
+func (g *gatherer) refreshNetwork(ctx context.Context) {
+	if g.fresh(g.nAsked) {
+		return
+	}
+	ctx, cancel := g.patient(ctx)
+	defer cancel()
+	g.n, g.nErr = g.network.Status(ctx)
+	g.nAsked = time.Now()
+	g.tell(PartNetwork, g.nAsked, g.nErr)
 	if g.nErr != nil {
 		g.n = network.Status{}
 	}
 }
 
+// fresh says whether a part was asked just now.
+func (g *gatherer) fresh(asked time.Time) bool { return !asked.IsZero() && time.Since(asked) < g.keep }
+
+// patient is for asking a part: others wait for its answer too, so it does not end with the first
+// one's request.
+func (g *gatherer) patient(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), askTime)
+}
+
 // tell logs that a part does not answer or does again, once, not at every viewer's every request.
-// It is called with mu held, when the part was just asked.
-func (g *gatherer) tell(p Part, err error) {
+// It is called with mu held, now that the part was asked.
+func (g *gatherer) tell(p Part, now time.Time, err error) {
 	s := g.silent[p]
 	switch {
 	case err == nil && s == nil:
@@ -163,8 +217,8 @@ func (g *gatherer) tell(p Part, err error) {
 			g.log.Info("part answers again", "part", string(p))
 		}
 	case s == nil:
-		g.silent[p] = &silence{since: g.asked}
-	case !s.told && g.asked.Sub(s.since) >= restTime:
+		g.silent[p] = &silence{since: now}
+	case !s.told && now.Sub(s.since) >= restTime:
 		s.told = true
 		g.log.Warn("part does not answer", "part", string(p), "error", err)
 	}
