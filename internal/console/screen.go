@@ -177,16 +177,11 @@ func serviceLine(s machine.Service, l *language) string {
 }
 
 func conditions(v View) []condition.Condition {
-	var list []condition.Condition
+	var own []condition.Condition
 	if v.Machine != nil {
-		list = append(list, v.Machine.Conditions...)
+		own = slices.DeleteFunc(slices.Clone(v.Machine.Conditions), func(c condition.Condition) bool { return !known(c.ID) })
 	}
-	if v.Network != nil {
-		list = append(list, v.Network.Conditions()...)
-	}
-	list = slices.DeleteFunc(list, func(c condition.Condition) bool { return !known(c.ID) })
-	condition.Sort(list)
-	return list
+	return network.AllConditions(own, v.Network)
 }
 
 // known says whether there is a text for id: process 1 has the same list, unless it is damaged.
