@@ -3,13 +3,18 @@
 package lan
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +22,7 @@ import (
 	"cloudlink.local/gateway/internal/network"
 	"cloudlink.local/gateway/internal/portal"
 	"cloudlink.local/gateway/internal/qemu"
+	"cloudlink.local/gateway/internal/settings"
 	"cloudlink.local/gateway/internal/testnet"
 	"cloudlink.local/gateway/internal/testvm"
 )
@@ -191,4 +197,179 @@ func TestWithoutAServer(t *testing.T) {
 	if s.Ports[0].Addresses[0].Source != network.LinkLocal || s.Ports[0].Role != network.Both {
 		t.Errorf("port: %+v", s.Ports[0])
 	}
+}
+
+// This machine's kernel knows no VLANs, so a second gateway is the other end.
+func TestVLAN(t *testing.T) {
+	l := lan{testnet.Switch(t)}
+	var vms []*testvm.VM
+	for i := range 2 {
+		nic := qemu.NIC{Tap: l.Tap(t, fmt.Sprintf("tap%d", i)), MAC: fmt.Sprintf("52:54:00:c1:0e:%02x", i)}
+		vm := testvm.Boot(t, testvm.Options{Image: image(), NICs: []qemu.NIC{nic}})
+		vms = append(vms, vm)
+	}
+	for _, vm := range vms {
+		vm.Expect("Press Enter") // a key before that stops U-Boot
+	}
+	for i, vm := range vms {
+		s := settings.Default()
+		s.Network.WAN.VLAN, s.Network.WAN.MTU = 10, 1400
+		s.Network.WAN.IPv4 = settings.IPv4{Method: settings.Static, Addresses: []netip.Prefix{
+			netip.MustParsePrefix(fmt.Sprintf("10.10.0.%d/24", i+1)), netip.MustParsePrefix(fmt.Sprintf("10.11.0.%d/24", i+1)),
+		}}
+		s.Network.WAN.IPv6 = settings.IPv6{Method: settings.Static, Addresses: []netip.Prefix{
+			netip.MustParsePrefix(fmt.Sprintf("fd00:10::%d/64", i+1)),
+		}}
+		b, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		vm.Shell("echo '" + string(b) + "' > /data/network/settings.json")
+		vm.Shell("chmod 644 /data/network/settings.json")
+		vm.Shell("kill -9 $(pidof network)")
+	}
+	for i, vm := range vms {
+		vm.In(t)
+		for _, peer := range []string{"10.10.0.%d", "10.11.0.%d"} {
+			to := fmt.Sprintf(peer, 2-i)
+			vm.Until("the other gateway answers at "+to, func() error {
+				if out := vm.Shell("ping -c 1 " + to + " && echo answered"); !strings.Contains(out, "\nanswered") {
+					return errors.New(out)
+				}
+				return nil
+			})
+		}
+		if out := vm.Shell("ip link show eth0.10"); !strings.Contains(out, "mtu 1400") {
+			t.Errorf("the VLAN: %s", out)
+		}
+		if out := vm.Shell("ip addr show eth0.10"); !strings.Contains(out, "fd00:10::") {
+			t.Errorf("its IPv6 address: %s", out)
+		}
+		if out := vm.Shell("ip addr show eth0"); strings.Contains(out, "inet ") {
+			t.Errorf("without the tag: %s", out)
+		}
+	}
+	// Whoever does not have the tag does not get in.
+	l.IP("addr", "add", "10.10.0.9/24", "dev", testnet.Bridge)
+	if err := l.asks(netip.MustParseAddr("10.10.0.1"), 80); err == nil {
+		t.Error("the page answers without the tag")
+	}
+}
+
+// send sends a request with a JSON body to the API at an address of the gateway.
+func (l lan) send(method string, addr netip.Addr, path string, body any) (status int, answer string, err error) {
+	b, err := json.Marshal(body)
+	if err != nil {
+		return 0, "", err
+	}
+	req, err := http.NewRequest(method, "http://"+netip.AddrPortFrom(addr, 80).String()+path, bytes.NewReader(b))
+	if err != nil {
+		return 0, "", err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: l.Dial, DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	got, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(got), err
+}
+
+func TestAChangeIsOnProbation(t *testing.T) {
+	l := lan{testnet.Switch(t)}
+	l.Dnsmasq(t, testnet.Bridge, "192.0.2.1/24", "--dhcp-range=192.0.2.100,192.0.2.150,1h", "--dhcp-authoritative")
+	l.IP("addr", "add", "198.51.100.1/24", "dev", testnet.Bridge)
+	vm := onLAN(t, l)
+	old := awaitAddress(t, vm, "eth0", "192.0.2.")
+	at := func(addr netip.Addr) { vm.Reach(netip.AddrPortFrom(addr, 80).String(), l.Dial) }
+	at(old)
+	vm.WaitUp()
+	step := func(name string, f func(t *testing.T)) {
+		t.Run(name, func(t *testing.T) { vm.In(t); f(t) })
+	}
+	change := func(t *testing.T, addr netip.Addr) {
+		t.Helper()
+		n := settings.Default().Network
+		n.WAN.IPv4 = settings.IPv4{Method: settings.Static, Addresses: []netip.Prefix{netip.PrefixFrom(addr, 24)}}
+		if status, answer, err := l.send("PUT", old, "/api/v1/network", n); err != nil || status != http.StatusOK {
+			t.Fatalf("change to %v: %d %s %v", addr, status, answer, err)
+		}
+	}
+	only := func(t *testing.T, there, gone netip.Addr) {
+		t.Helper()
+		at(there)
+		vm.Until(fmt.Sprintf("it answers at %v and not at %v", there, gone), func() error {
+			if _, _, err := vm.TryGet("/"); err != nil {
+				return err
+			}
+			if err := l.asks(gone, 80); err == nil {
+				return fmt.Errorf("it answers at %v", gone)
+			}
+			return nil
+		})
+	}
+	next := netip.MustParseAddr("198.51.100.7")
+	step("what is wrong is refused, by its field, and changes nothing", func(t *testing.T) {
+		n := settings.Default().Network
+		n.WAN.IPv4 = settings.IPv4{Method: settings.Static, Addresses: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}}
+		status, answer, err := l.send("PUT", old, "/api/v1/network", n)
+		if err != nil || status != http.StatusUnprocessableEntity || !strings.Contains(answer, "network.wan.ipv4.addresses[0]") {
+			t.Errorf("%d %s %v", status, answer, err)
+		}
+		if s := vm.Status(); s.Change != nil {
+			t.Errorf("on probation: %+v", s.Change)
+		}
+	})
+	step("both configurations answer, and only the new one confirms", func(t *testing.T) {
+		change(t, next)
+		for _, addr := range []netip.Addr{old, next} {
+			vm.Until(addr.String()+" answers", func() error { return l.asks(addr, 80) })
+		}
+		if s := vm.Status(); s.Change == nil || !slices.Contains(s.Change.Addresses, next) {
+			t.Errorf("on probation: %+v", s.Change)
+		}
+		if status, answer, err := l.send("POST", old, "/api/v1/network/confirm", struct{}{}); err != nil || status != http.StatusConflict {
+			t.Errorf("confirmed over the old address: %d %s %v", status, answer, err)
+		}
+		if status, answer, err := l.send("POST", next, "/api/v1/network/confirm", struct{}{}); err != nil || status != http.StatusOK {
+			t.Errorf("not confirmed over the new address: %d %s %v", status, answer, err)
+		}
+		only(t, next, old)
+	})
+	confirmed, other := next, netip.MustParseAddr("192.0.2.77")
+	step("a power cut in the middle brings back what was confirmed", func(t *testing.T) {
+		old = confirmed
+		change(t, other)
+		vm.Until("the new address answers", func() error { return l.asks(other, 80) })
+		vm.PowerCut()
+		vm.On()
+		only(t, confirmed, other)
+		if diary := string(vm.Get("/api/v1/network/diary")); !strings.Contains(diary, "commit-returned-at-boot") {
+			t.Errorf("the diary does not tell: %s", diary)
+		}
+	})
+	step("kill -9 of the service in the middle: the time goes on, and then the old is back", func(t *testing.T) {
+		vm.WaitUp()
+		change(t, other)
+		for _, s := range vm.Status().Services {
+			if s.Name == "network" {
+				vm.Shell(fmt.Sprintf("kill -9 %d", s.PID))
+			}
+		}
+		vm.Until("it is on probation still", func() error {
+			if s := vm.Status(); s.Change == nil {
+				return fmt.Errorf("%+v", s)
+			}
+			return nil
+		})
+		vm.Until("the time is over", func() error {
+			if s := vm.Status(); s.Change != nil {
+				return fmt.Errorf("%.0f seconds left", s.Change.SecondsLeft)
+			}
+			return nil
+		})
+		only(t, confirmed, other)
+	})
 }
