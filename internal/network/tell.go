@@ -127,7 +127,7 @@ func (s *service) serverTrouble(l *link, t dhcp4.Trouble) {
 		s.diary.Add(diary.ServerRefused, "port", l.name, "address", address, "server", server)
 		return
 	}
-	s.diary.Add(diary.OfferRejected, "port", l.name, "server", server, "reason", t.Text)
+	s.diary.Add(diary.OfferRejected, "port", l.name, "server", server, "reason", string(t.Reason))
 }
 
 // tellCables notes in the diary what was plugged and unplugged.

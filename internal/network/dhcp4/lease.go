@@ -2,6 +2,7 @@ package dhcp4
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -55,6 +56,37 @@ const (
 	ethernetMTU = 1500
 )
 
+// A Reason is a kind of mistake in a server's message.
+type Reason string
+
+// The reasons. A mistake that is none of these is Malformed.
+const (
+	Malformed  Reason = "malformed"
+	BadAddress Reason = "bad-address" // none that a machine can have
+	OwnNetwork Reason = "own-network" // another port of ours has it
+	BadMask    Reason = "bad-mask"
+	BadServer  Reason = "bad-server" // it does not say who it is
+)
+
+// A badMessage is what is wrong with a server's message.
+type badMessage struct {
+	reason Reason
+	text   string
+}
+
+func (b *badMessage) Error() string { return b.text }
+
+func bad(reason Reason, format string, args ...any) error {
+	return &badMessage{reason, fmt.Sprintf(format, args...)}
+}
+
+func reasonOf(err error) Reason {
+	if b := (*badMessage)(nil); errors.As(err, &b) {
+		return b.reason
+	}
+	return Malformed
+}
+
 // terms is what we know when we read a server's message.
 type terms struct {
 	hostname string
@@ -76,33 +108,33 @@ func (t *terms) read(msg *dhcpv4.DHCPv4, old *Lease, sent time.Time) (l *Lease, 
 
 	addr, ok := netip.AddrFromSlice(msg.YourIPAddr.To4())
 	if !ok || !usable(addr) {
-		return nil, nil, fmt.Errorf("server gives address %v, which no machine can have", msg.YourIPAddr)
+		return nil, nil, bad(BadAddress, "server gives address %v, which no machine can have", msg.YourIPAddr)
 	}
 	if t.ours != nil && t.ours(addr) {
-		return nil, nil, fmt.Errorf("server gives address %v, which another of our ports has", addr)
+		return nil, nil, bad(OwnNetwork, "server gives address %v, which another of our ports has", addr)
 	}
 	bits := defaultBits(addr)
 	if msg.Options.Has(dhcpv4.OptionSubnetMask) {
 		mask := msg.Options.Get(dhcpv4.OptionSubnetMask)
 		if bits, ok = maskBits(mask); !ok {
-			return nil, nil, fmt.Errorf("server gives network mask %.20x, which is none", mask)
+			return nil, nil, bad(BadMask, "server gives network mask %.20x, which is none", mask)
 		}
 	} else if old != nil && old.Addr() == addr {
 		bits = old.Prefix.Bits()
 	}
 	if bits < 8 {
-		return nil, nil, fmt.Errorf("server gives network %v/%d, larger than there is one", addr, bits)
+		return nil, nil, bad(BadMask, "server gives network %v/%d, larger than there is one", addr, bits)
 	}
 	l.Prefix = netip.PrefixFrom(addr, bits)
 	if !host(addr, l.Prefix) {
-		return nil, nil, fmt.Errorf("server gives address %v, which means the whole network", l.Prefix)
+		return nil, nil, bad(BadAddress, "server gives address %v, which means the whole network", l.Prefix)
 	}
 
 	if server, ok := first(msg, dhcpv4.OptionServerIdentifier); ok {
 		l.Server = server
 	}
 	if !usable(l.Server) {
-		return nil, nil, fmt.Errorf("server does not say its own address")
+		return nil, nil, bad(BadServer, "server does not say its own address")
 	}
 
 	t.readRoutes(l, msg, note)

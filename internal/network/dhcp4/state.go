@@ -78,6 +78,7 @@ type client struct {
 type Trouble struct {
 	Server netip.Addr // invalid where it does not say
 	Refuse bool       // it refused us the address (NAK)
+	Reason Reason     // what is wrong with the message, where it did not refuse
 	Text   string
 }
 
@@ -224,7 +225,7 @@ func (c *client) receive(now time.Time, msg *dhcpv4.DHCPv4) *outgoing {
 		offer, _, err := c.read(msg, nil, c.sent)
 		if err != nil {
 			if c.trouble == nil {
-				c.trouble = &Trouble{Server: server, Text: "offer: " + err.Error()}
+				c.trouble = &Trouble{Server: server, Reason: reasonOf(err), Text: "offer: " + err.Error()}
 			}
 			return nil // another server may do better
 		}
@@ -246,7 +247,7 @@ func (c *client) receive(now time.Time, msg *dhcpv4.DHCPv4) *outgoing {
 		}
 		lease, notes, err := c.read(msg, known, c.sent)
 		if err != nil {
-			c.refuse(now, Trouble{Server: server, Text: "acknowledgement: " + err.Error()})
+			c.refuse(now, Trouble{Server: server, Reason: reasonOf(err), Text: "acknowledgement: " + err.Error()})
 			return nil
 		}
 		c.trouble, c.notes, c.refused = nil, notes, 0
