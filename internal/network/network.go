@@ -44,6 +44,7 @@ const SureTime = dataDir + "/clock"
 
 const (
 	tick    = 30 * time.Second       // looks again, whatever was overheard
+	recheck = 25 * time.Second       // and then at what takes long and nobody else changes
 	settle  = 100 * time.Millisecond // one look in this time, however much changes,
 	burst   = 10                     // but so many at once: a boot is a burst of changes
 	vendor  = "cloudlink-gateway"    // DHCP option 60
@@ -103,6 +104,7 @@ type service struct {
 	seen       map[string]reconcile.Link // ports as they were at the last look
 	static     map[netip.Prefix]bool     // addresses of the settings that the diary knows of
 	wish       ntp.Wish                  // sent last
+	guarded    time.Time                 // when the firewall was as it should be
 	offers     string                    // what the firewall was said to let in
 	trouble    string                    // what was logged last
 }
@@ -187,6 +189,7 @@ func (s *service) open() error {
 		File: filepath.Join(s.Data, "change.json"), Store: s.store, BootID: s.boot.ID, Boottime: s.boottime,
 		Changed: s.nudge, Note: s.diary.Add, Log: s.log,
 	})
+	s.reconciler.Recheck = recheck
 	if s.secret, err = secret(filepath.Join(s.Data, "secret")); err != nil {
 		s.log.Warn(err.Error())
 	}
@@ -391,10 +394,14 @@ func (s *service) guard(plans, former []portPlan) error {
 	if former != nil {
 		policy = policyOf(append(slices.Clone(plans), former...)).Reachable()
 	}
+	if s.policy != nil && slices.Equal(s.policy.Ports, policy.Ports) && time.Since(s.guarded) < recheck {
+		return nil
+	}
 	changed, err := firewall.Apply(policy)
 	if err != nil {
 		return err
 	}
+	s.guarded = time.Now()
 	s.mu.Lock()
 	s.policy = &policy
 	s.mu.Unlock()

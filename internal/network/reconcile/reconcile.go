@@ -23,7 +23,14 @@ const rounds = 8
 
 // A Reconciler makes the kernel's state what is wanted. Its zero value can be used, by one goroutine.
 type Reconciler struct {
-	writes int // so far
+	// Recheck is how long the kernel's settings of the links are trusted to be as they were left: reading
+	// them all takes longer than all else. 0 is not at all.
+	Recheck time.Duration
+
+	writes  int // so far
+	checked time.Time
+	links   []spec.Link    // that were checked then
+	indexes map[string]int // of these
 }
 
 // Reconcile makes the kernel's state what want, made by spec.Merge, says, as far as the ports are

@@ -3,9 +3,12 @@ package reconcile
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
+	"time"
 
 	"cloudlink.local/gateway/internal/network/spec"
 )
@@ -58,6 +61,15 @@ func sysctlsOf(l spec.Link) []sysctl {
 
 // setSysctls sets what differs, and returns how many that were. A kernel may lack some.
 func (r *Reconciler) setSysctls(links []spec.Link, have State) (int, error) {
+	indexes := map[string]int{}
+	for _, l := range links {
+		if there, ok := have.link(l.Name); ok {
+			indexes[l.Name] = there.Index
+		}
+	}
+	if time.Since(r.checked) < r.Recheck && slices.Equal(links, r.links) && maps.Equal(indexes, r.indexes) {
+		return 0, nil
+	}
 	var errs []error
 	set := 0
 	do := func(port string, s sysctl) {
@@ -90,7 +102,13 @@ func (r *Reconciler) setSysctls(links []spec.Link, have State) (int, error) {
 			do(l.Name, s)
 		}
 	}
-	return set, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return set, err
+	}
+	if set == 0 {
+		r.checked, r.links, r.indexes = time.Now(), slices.Clone(links), indexes
+	}
+	return set, nil
 }
 
 // sameValue says whether a setting has the wanted value. The kernel writes secrets in full.
