@@ -77,6 +77,7 @@ func New(c Config) *Portal {
 	page("GET /licences/notices.txt", p.noticesText)
 	page("GET /browsers", p.simple("browsers"), langQuery)
 	page("GET /assets/{fingerprint}/{name}", p.asset)
+	p.networkPages(page)
 	p.mux.HandleFunc(apiPath, func(w http.ResponseWriter, r *http.Request) { p.api().ServeHTTP(w, r) }) // checks its own
 	return p
 }
@@ -173,7 +174,10 @@ func (p *Portal) recover(w http.ResponseWriter, r *http.Request) {
 func (p *Portal) view(r *http.Request, name string) view {
 	q := r.URL.Query()
 	q.Del(langParam)
-	return view{Lang: chooseLang(r), Path: r.URL.Path, Query: q.Encode(), Name: name, Release: p.release}
+	v := view{Lang: chooseLang(r), Path: r.URL.Path, Query: q.Encode(), Name: name, Release: p.release}
+	s, _ := p.networkStatus(r.Context())
+	v.Banner = bannerOf(r, v.Lang, s.Change)
+	return v
 }
 
 // fail answers with an error page, or a program with a problem.

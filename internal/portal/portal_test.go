@@ -57,7 +57,7 @@ func get(t *testing.T, h http.Handler, path string, header ...string) (*http.Res
 	return request(t, h, http.MethodGet, path, header...)
 }
 
-var pagePaths = []string{"/", "/log", "/log?level=debug", "/log?boot=previous", "/licences", "/browsers", "/nowhere"}
+var pagePaths = []string{"/", "/network", "/log", "/log?level=debug", "/log?boot=previous", "/licences", "/browsers", "/nowhere"}
 
 // everyState is gateways in all the states that the pages have words for.
 func everyState() map[string]*gateway {

@@ -2,6 +2,7 @@ package portal
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"cloudlink.local/gateway/internal/condition"
 	"cloudlink.local/gateway/internal/machine"
 	"cloudlink.local/gateway/internal/network"
+	"cloudlink.local/gateway/internal/portmap"
 	"cloudlink.local/gateway/internal/release"
 )
 
@@ -22,6 +24,7 @@ type view struct {
 	Query   string // of the page, without the language
 	Name    string // of the page, in the catalogue
 	Release release.Release
+	Banner  *banner // nil where no change is on probation
 }
 
 // T returns a text of the catalogue. Its arguments are pairs of name and value.
@@ -130,6 +133,9 @@ func (v view) Duration(seconds float64) (string, error) {
 	return "", nil // not reached: the seconds are always written
 }
 
+// Span is Duration for whole seconds.
+func (v view) Span(seconds int64) (string, error) { return v.Duration(float64(seconds)) }
+
 // Lease writes what is left of a lease, "" for an address that stays.
 func (v view) Lease(seconds int64) (string, error) {
 	if seconds <= 0 {
@@ -142,18 +148,52 @@ func (v view) Lease(seconds int64) (string, error) {
 	return v.T("network.lease", "left", d)
 }
 
-// Origin says where an address comes from and how long it stays.
+// Origin says where an address comes from, how long it stays and what for.
 func (v view) Origin(a network.Address) (string, error) {
-	id := "network." + string(a.Source)
-	if !v.Has(id) {
-		return v.Lease(a.ValidSeconds)
+	var parts []string
+	for _, part := range []func() (string, error){
+		func() (string, error) { return v.Source(a.Source), nil },
+		func() (string, error) { return v.Lease(a.ValidSeconds) },
+		func() (string, error) {
+			if !a.Former {
+				return "", nil
+			}
+			return v.T("network.former")
+		},
+	} {
+		text, err := part()
+		if err != nil {
+			return "", err
+		}
+		if text != "" {
+			parts = append(parts, text)
+		}
 	}
-	from, err := v.T(id)
-	if err != nil || a.ValidSeconds <= 0 {
-		return from, err
+	return strings.Join(parts, ", "), nil
+}
+
+// Source says where an address comes from, "" for a source of a later version.
+func (v view) Source(s network.Source) string {
+	if id := "network." + string(s); v.Has(id) {
+		return v.Word("network.", s)
 	}
-	lease, err := v.Lease(a.ValidSeconds)
-	return from + ", " + lease, err
+	return ""
+}
+
+// In returns a text of package portmap in the reader's language.
+func (v view) In(t portmap.Text) string {
+	if v.Lang == "de" {
+		return plain(t.DE)
+	}
+	return plain(t.EN)
+}
+
+// Milliseconds writes how far a clock was off.
+func (v view) Milliseconds(seconds float64) string {
+	if math.Abs(seconds) < 1 {
+		return v.Number(math.Abs(seconds)*1000, 0) + nbsp + "ms"
+	}
+	return v.Number(math.Abs(seconds), 1) + nbsp + "s"
 }
 
 // Time writes a moment to the second. The gateway knows no time zone but UTC.
