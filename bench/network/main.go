@@ -1,0 +1,114 @@
+// Command network measures the network service beside two other DHCP clients, dhcpcd and udhcpc: how
+// long a port takes from its link's coming up to an address that works, what the service costs while
+// calls pass the port, and whether a second look at a configured network changes anything. Everything
+// happens in namespaces that end with the program, however it ends. The last line is a JSON object.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// inside marks the process that is in the namespaces already.
+const inside = "BENCH_NETWORK_INSIDE"
+
+var verbose = flag.Bool("v", false, "show what the clients print")
+
+func main() {
+	runs := flag.Int("runs", 5, "link-ups of each client")
+	service := flag.String("service", "", "be the network service, with its files in this folder (the program starts itself so)")
+	flag.Parse()
+	var err error
+	switch {
+	case *runs < 1 || *runs > 100:
+		err = fmt.Errorf("-runs is %d: give 1 to 100", *runs)
+	case *service != "":
+		err = beService(*service)
+	case os.Getenv(inside) == "":
+		err = again()
+	default:
+		err = bench(*runs)
+	}
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.Exited() {
+		os.Exit(exit.ExitCode()) // it has said why
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench-network:", err)
+		os.Exit(1)
+	}
+}
+
+// again runs this program in namespaces of its own. It is process 1 there: when it ends, or when this
+// process does, the kernel ends all that it started, and mounts, ports and files go with them.
+func again() error {
+	runtime.LockOSThread() // Pdeathsig is sent when this thread ends
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	if uid, gid := os.Geteuid(), os.Getegid(); uid != 0 {
+		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: gid, Size: 1}}
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("make namespaces: %w: run it as root, or let everybody make them: "+
+			"sysctl kernel.unprivileged_userns_clone=1 (in a container: --privileged)", err)
+	}
+	return cmd.Wait()
+}
+
+// files is where everything is kept: in memory, gone with the namespaces.
+const files = "/run"
+
+// prepare hides this machine from what is measured, and the other way round.
+func prepare() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("keep mounts private: %w", err)
+	}
+	for _, m := range []struct{ kind, dir string }{
+		{"proc", "/proc"},
+		{"sysfs", "/sys"},
+		{"tmpfs", files},
+		{"tmpfs", dhcpcdDir},
+	} {
+		if err := unix.Mount(m.kind, m.dir, m.kind, unix.MS_NOSUID|unix.MS_NODEV, ""); err != nil {
+			return fmt.Errorf("mount %s on %s: %w (no such folder: run scripts/setup test)", m.kind, m.dir, err)
+		}
+	}
+	return nil
+}
+
+func bench(runs int) error {
+	if err := prepare(); err != nil {
+		return err
+	}
+	result := map[string]any{"bench": "network", "runs": runs}
+	lan, err := newLAN()
+	if err != nil {
+		return err
+	}
+	for _, measure := range []func() error{
+		func() error { return measureConverge(result) },
+		func() error { return measureLeases(lan, runs, result) },
+		func() error { return measureIdle(lan, result) },
+	} {
+		if err := measure(); err != nil {
+			return err
+		}
+	}
+	return json.NewEncoder(os.Stdout).Encode(result)
+}
+
+func round(x float64) float64 { return float64(int(x*1000+0.5)) / 1000 }
