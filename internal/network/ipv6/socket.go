@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/net/ipv6"
@@ -64,7 +65,7 @@ func dial(port *net.Interface, own netip.Addr) (*sockets, error) {
 
 func dialDHCP(port *net.Interface, own netip.Addr) (*net.UDPConn, error) {
 	config := net.ListenConfig{Control: onPort(port)}
-	addr := netip.AddrPortFrom(own.WithZone(port.Name), clientPort)
+	addr := netip.AddrPortFrom(own.WithZone(zone(port)), clientPort)
 	conn, err := config.ListenPacket(context.Background(), "udp6", addr.String())
 	if err != nil {
 		return nil, fmt.Errorf("listen for DHCPv6 on %s: %w", port.Name, err)
@@ -83,6 +84,9 @@ func onPort(port *net.Interface) func(_, _ string, raw syscall.RawConn) error {
 		return errors.Join(err, controlErr)
 	}
 }
+
+// zone is the port by its number: Go remembers for a minute which number a name had.
+func zone(port *net.Interface) string { return strconv.Itoa(port.Index) }
 
 func (s *sockets) close() {
 	s.dhcp.Close()
@@ -117,14 +121,14 @@ func (s *sockets) sendSolicit() error {
 	if len(s.port.HardwareAddr) == 6 {
 		m = append(append(m, sourceAddress, 1), s.port.HardwareAddr...)
 	}
-	if _, err := s.router.WriteTo(m, nil, &net.IPAddr{IP: allRouters, Zone: s.port.Name}); err != nil {
+	if _, err := s.router.WriteTo(m, nil, &net.IPAddr{IP: allRouters, Zone: zone(s.port)}); err != nil {
 		return fmt.Errorf("ask routers: %w", err)
 	}
 	return nil
 }
 
 func (s *sockets) sendDHCP(m []byte) error {
-	if _, err := s.dhcp.WriteTo(m, &net.UDPAddr{IP: allServers, Port: serverPort, Zone: s.port.Name}); err != nil {
+	if _, err := s.dhcp.WriteTo(m, &net.UDPAddr{IP: allServers, Port: serverPort, Zone: zone(s.port)}); err != nil {
 		return fmt.Errorf("ask DHCPv6 servers: %w", err)
 	}
 	return nil
