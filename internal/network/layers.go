@@ -15,6 +15,7 @@ import (
 
 	"cloudlink.local/gateway/internal/network/dhcp4"
 	"cloudlink.local/gateway/internal/network/firewall"
+	"cloudlink.local/gateway/internal/network/ipv6"
 	"cloudlink.local/gateway/internal/network/reconcile"
 	"cloudlink.local/gateway/internal/network/spec"
 	"cloudlink.local/gateway/internal/settings"
@@ -72,14 +73,43 @@ func base(plans []portPlan, secret netip.Addr) spec.Spec {
 type learned struct {
 	lease     *dhcp4.Lease
 	linkLocal netip.Addr
+	lease6    *ipv6.Lease
+	routers   ipv6.Info
 }
 
 // automatic is the layer of what the link's clients learned, as far as the settings want it.
 func automatic(p portPlan, l learned) spec.Spec {
 	var s spec.Spec
-	if p.IPv4.Method != settings.DHCP {
-		return s
+	if p.IPv4.Method == settings.DHCP {
+		s = automatic4(p, l)
 	}
+	if p.IPv6.Method == settings.Automatic {
+		automatic6(&s, p, l)
+	}
+	return s
+}
+
+// automatic6 adds what DHCPv6 and the routers say.
+func automatic6(s *spec.Spec, p portPlan, l learned) {
+	dns, search := l.routers.DNS, l.routers.Search
+	if lease := l.lease6; lease != nil {
+		if lease.Addr.IsValid() {
+			s.Addresses = append(s.Addresses, spec.Address{
+				Link: p.link, Prefix: lease.Prefix(), Source: spec.DHCPv6, Valid: lease.Expires, Preferred: lease.Preferred,
+			})
+		}
+		dns, search = append(slices.Clone(dns), lease.DNS...), append(slices.Clone(search), lease.Search...)
+	}
+	for _, a := range dns {
+		s.Resolvers = append(s.Resolvers, spec.Resolver{Link: p.link, Address: a})
+	}
+	for _, d := range search {
+		s.Search = append(s.Search, spec.Search{Link: p.link, Domain: d})
+	}
+}
+
+func automatic4(p portPlan, l learned) spec.Spec {
+	var s spec.Spec
 	if l.linkLocal.IsValid() {
 		s.Addresses = append(s.Addresses, spec.Address{Link: p.link, Prefix: netip.PrefixFrom(l.linkLocal, 16), Source: spec.LinkLocal})
 	}

@@ -16,6 +16,7 @@ import (
 
 	"cloudlink.local/gateway/internal/diary"
 	"cloudlink.local/gateway/internal/network/dhcp4"
+	"cloudlink.local/gateway/internal/network/ipv6"
 	"cloudlink.local/gateway/internal/network/linklocal"
 	"cloudlink.local/gateway/internal/network/reconcile"
 	"cloudlink.local/gateway/internal/settings"
@@ -29,24 +30,32 @@ type link struct {
 	mac   net.HardwareAddr
 	mtu   int
 
-	lease      *dhcp4.Lease // in use
-	remembered *dhcp4.Lease // to be asked for first
-	linkLocal  netip.Addr   // in use; the zero Addr is none
-	lastLocal  netip.Addr   // to be tried first
-	kept       bool         // the link has not been down since it was leased
-	since      time.Time    // when it has had a carrier and no lease from; zero: not now
+	lease       *dhcp4.Lease // in use
+	remembered  *dhcp4.Lease // to be asked for first
+	linkLocal   netip.Addr   // in use; the zero Addr is none
+	lastLocal   netip.Addr   // to be tried first
+	lease6      *ipv6.Lease  // in use
+	remembered6 *ipv6.Lease  // to be asked for first
+	routers     ipv6.Info    // what IPv6's routers say
+	kept        bool         // the link has not been down since the leases
+	since       time.Time    // when it has had a carrier and no lease from; zero: not now
 
+	wants wants
 	stop  context.CancelFunc // nil while no client runs
 	done  sync.WaitGroup     // of the clients
 	local *linklocal.Client
 	again time.Time // when clients may be started after one that failed
 }
 
-func (l *link) learned() learned { return learned{l.lease, l.linkLocal} }
+// wants says which clients the settings want on a link.
+type wants struct{ v4, v6 bool }
+
+func (l *link) learned() learned { return learned{l.lease, l.linkLocal, l.lease6, l.routers} }
 
 // stored is what is kept of a link, as a file.
 type stored struct {
 	Lease     *dhcp4.Stored `json:"lease,omitempty"`
+	Lease6    *ipv6.Stored  `json:"lease6,omitempty"`
 	LinkLocal netip.Addr    `json:"link_local,omitzero"`
 }
 
@@ -67,20 +76,26 @@ func (s *service) newLink(have reconcile.Link) *link {
 		return l
 	}
 	l.lastLocal = st.LinkLocal
-	if st.Lease == nil {
-		return l
-	}
 	now, err := dhcp4.Now()
-	if err == nil {
-		l.remembered, err = st.Lease.Restore(time.Now(), now)
-	}
 	if err != nil {
 		s.log.Warn(err.Error())
 		return l
 	}
-	if l.kept = st.Lease.Boot == now.ID; l.kept { // a former process of this boot put it on the port
-		l.lease = l.remembered
-		s.log.Info(fmt.Sprintf("%v is on the port since the last process", l.lease.Prefix), "port", l.name)
+	// What a former process of this boot leased is on the port still.
+	if st.Lease != nil {
+		if l.remembered, err = st.Lease.Restore(time.Now(), now); err != nil {
+			s.log.Warn(err.Error())
+		} else if st.Lease.Boot == now.ID {
+			l.lease, l.kept = l.remembered, true
+			s.log.Info(fmt.Sprintf("%v is on the port since the last process", l.lease.Prefix), "port", l.name)
+		}
+	}
+	if st.Lease6 != nil {
+		if l.remembered6, err = st.Lease6.Restore(time.Now(), now); err != nil {
+			s.log.Warn(err.Error())
+		} else if st.Lease6.Boot == now.ID {
+			l.lease6, l.kept = l.remembered6, true
+		}
 	}
 	return l
 }
@@ -88,11 +103,14 @@ func (s *service) newLink(have reconcile.Link) *link {
 // save keeps what is known of l for the next start.
 func (s *service) save(l *link) {
 	st := stored{LinkLocal: l.lastLocal}
-	if l.remembered != nil {
-		if now, err := dhcp4.Now(); err == nil {
-			lease := l.remembered.Store(time.Now(), now)
-			st.Lease = &lease
-		}
+	now, err := dhcp4.Now()
+	if err == nil && l.remembered != nil {
+		lease := l.remembered.Store(time.Now(), now)
+		st.Lease = &lease
+	}
+	if err == nil && l.remembered6 != nil {
+		lease := l.remembered6.Store(time.Now(), now)
+		st.Lease6 = &lease
 	}
 	b, err := json.Marshal(st)
 	if err == nil {
@@ -105,22 +123,31 @@ func (s *service) save(l *link) {
 
 // runLinks has clients run on the links whose settings want them, and on no others.
 func (s *service) runLinks(ctx context.Context, state reconcile.State, plans, former []portPlan) {
-	wanted := map[string]bool{}
+	wanted := map[string]wants{}
 	for _, list := range [][]portPlan{plans, former} {
 		for _, p := range list {
-			wanted[p.link] = wanted[p.link] || p.IPv4.Method == settings.DHCP
+			w := wanted[p.link]
+			wanted[p.link] = wants{
+				v4: w.v4 || p.IPv4.Method == settings.DHCP,
+				v6: w.v6 || p.IPv6.Method == settings.Automatic,
+			}
 		}
 	}
 	now := time.Now()
-	for name := range s.links {
-		if !wanted[name] {
-			s.give(s.links[name])
+	for name, l := range s.links {
+		w := wanted[name]
+		if w != l.wants {
+			s.give(l, w)
+		}
+		if w == (wants{}) {
+			os.Remove(s.leaseFile(name)) // else the next start asks for it, which does no harm
 			delete(s.links, name)
 		}
 	}
 	found := map[string]bool{}
 	for _, have := range state.Links {
-		if !wanted[have.Name] {
+		w := wanted[have.Name]
+		if w == (wants{}) {
 			continue
 		}
 		found[have.Name] = true
@@ -129,6 +156,7 @@ func (s *service) runLinks(ctx context.Context, state reconcile.State, plans, fo
 			l = s.newLink(have)
 			s.links[have.Name] = l
 		}
+		l.wants = w
 		if l.stop != nil && (l.index != have.Index || !bytes.Equal(l.mac, have.MAC) || !have.Carrier) {
 			l.halt()
 			l.kept = false
@@ -140,8 +168,11 @@ func (s *service) runLinks(ctx context.Context, state reconcile.State, plans, fo
 		if l.stop == nil && l.lease != nil && !l.lease.Expires.IsZero() && !now.Before(l.lease.Expires) {
 			s.leased(l, nil)
 		}
+		if l.stop == nil && l.lease6 != nil && !l.lease6.Expires.IsZero() && !now.Before(l.lease6.Expires) {
+			s.leased6(l, nil)
+		}
 		switch {
-		case !have.Carrier || l.lease != nil:
+		case !have.Carrier || !w.v4 || l.lease != nil:
 			l.since = time.Time{}
 		case l.since.IsZero():
 			l.since = now
@@ -155,16 +186,27 @@ func (s *service) runLinks(ctx context.Context, state reconcile.State, plans, fo
 	}
 }
 
-// give gives back what l has: its settings do not want it any more.
-func (s *service) give(l *link) {
+// give ends l's clients and gives back what the settings do not want any more.
+func (s *service) give(l *link, w wants) {
 	l.halt()
-	if l.lease != nil {
+	if !w.v4 && l.lease != nil {
 		if err := s.dhcp(l).Release(l.lease); err != nil {
 			s.log.Debug(err.Error(), "port", l.name)
 		}
-		s.diary.Add(diary.LeaseLost, "port", l.name, "address", l.lease.Prefix.String(), "server", l.lease.Server.String())
+		s.leased(l, nil)
 	}
-	os.Remove(s.leaseFile(l.name)) // else the next start asks for it, which does no harm
+	if !w.v4 {
+		l.remembered, l.linkLocal = nil, netip.Addr{}
+	}
+	if !w.v6 && l.lease6 != nil {
+		if err := s.dhcp6(l).Release(l.lease6); err != nil {
+			s.log.Debug(err.Error(), "port", l.name)
+		}
+		s.leased6(l, nil)
+	}
+	if !w.v6 {
+		l.remembered6, l.routers = nil, ipv6.Info{}
+	}
 }
 
 // halt ends l's clients. What they were telling is dropped.
@@ -189,6 +231,13 @@ func (s *service) dhcp(l *link) *dhcp4.Client {
 	}
 }
 
+func (s *service) dhcp6(l *link) *ipv6.Client {
+	return &ipv6.Client{
+		Port: &net.Interface{Index: l.index, Name: l.name, HardwareAddr: l.mac, MTU: l.mtu},
+		DUID: s.duid, Hostname: hostname(), Log: s.log,
+	}
+}
+
 // startClients starts the clients of l. Their callbacks are passed on to the goroutine of run.
 func (s *service) startClients(ctx context.Context, l *link) {
 	ctx, l.stop = context.WithCancel(ctx)
@@ -199,6 +248,26 @@ func (s *service) startClients(ctx context.Context, l *link) {
 			}
 		})
 	}
+	run := func(client func(context.Context) error) {
+		l.done.Go(func() {
+			if err := client(ctx); err != nil {
+				tell(func() {
+					s.log.Warn(err.Error())
+					l.again = time.Now().Add(time.Second)
+					l.halt()
+				})
+			}
+		})
+	}
+	if l.wants.v4 {
+		s.start4(l, tell, run)
+	}
+	if l.wants.v6 {
+		s.start6(l, tell, run)
+	}
+}
+
+func (s *service) start4(l *link, tell func(func()), run func(func(context.Context) error)) {
 	c := s.dhcp(l)
 	c.Remembered, c.InUse, c.LinkKept = l.remembered, l.lease != nil, l.kept
 	c.Changed = func(lease *dhcp4.Lease) { tell(func() { s.leased(l, lease) }) }
@@ -216,18 +285,19 @@ func (s *service) startClients(ctx context.Context, l *link) {
 	local.Conflict = c.Conflict
 	l.local = local
 	local.Need(l.lease == nil)
-
-	run := func(client func(context.Context) error) {
-		l.done.Go(func() {
-			if err := client(ctx); err != nil {
-				tell(func() {
-					s.log.Warn(err.Error())
-					l.again = time.Now().Add(time.Second)
-					l.halt()
-				})
-			}
-		})
-	}
 	run(c.Run)
 	run(local.Run)
+}
+
+func (s *service) start6(l *link, tell func(func()), run func(func(context.Context) error)) {
+	c := s.dhcp6(l)
+	c.Remembered, c.InUse, c.LinkKept = l.remembered6, l.lease6 != nil, l.kept
+	c.Changed = func(lease *ipv6.Lease) { tell(func() { s.leased6(l, lease) }) }
+	c.Advertised = func(info ipv6.Info) { tell(func() { s.advertised(l, info) }) }
+	c.Conflict = func(addr netip.Addr) { tell(func() { s.conflict(l, addr, nil, false) }) }
+	c.ServerChanged = func(from, to netip.Addr) {
+		tell(func() { s.diary.Add(diary.ServerChanged, "port", l.name, "old", from.String(), "new", to.String()) })
+	}
+	c.Troubled = func(t ipv6.Trouble) { tell(func() { s.serverTrouble6(l, t) }) }
+	run(c.Run)
 }

@@ -28,6 +28,7 @@ import (
 	"cloudlink.local/gateway/internal/network/commit"
 	"cloudlink.local/gateway/internal/network/dhcp4"
 	"cloudlink.local/gateway/internal/network/firewall"
+	"cloudlink.local/gateway/internal/network/ipv6"
 	"cloudlink.local/gateway/internal/network/ntp"
 	"cloudlink.local/gateway/internal/network/reconcile"
 	"cloudlink.local/gateway/internal/network/spec"
@@ -99,6 +100,7 @@ type service struct {
 	wishes  chan ntp.Wish
 
 	reconciler reconcile.Reconciler
+	duid       []byte     // what DHCPv6 servers know us by, for life
 	secret     netip.Addr // what the ports' own IPv6 addresses are made of
 	links      map[string]*link
 	seen       map[string]reconcile.Link // ports as they were at the last look
@@ -190,6 +192,9 @@ func (s *service) open() error {
 		Changed: s.nudge, Note: s.diary.Add, Log: s.log,
 	})
 	s.reconciler.Recheck = recheck
+	if s.duid, err = ipv6.DUID(filepath.Join(s.Data, "duid")); err != nil {
+		s.log.Warn(err.Error())
+	}
 	if s.secret, err = secret(filepath.Join(s.Data, "secret")); err != nil {
 		s.log.Warn(err.Error())
 	}
@@ -422,6 +427,12 @@ func (s *service) wishTime(plans []portPlan) {
 				for _, a := range lease.NTP {
 					wish.Offered = append(wish.Offered, a.String())
 				}
+			}
+			if lease := l.learned().lease6; lease != nil {
+				for _, a := range lease.NTP {
+					wish.Offered = append(wish.Offered, a.String())
+				}
+				wish.Offered = append(wish.Offered, lease.NTPNames...)
 			}
 		}
 	}

@@ -501,3 +501,25 @@ func TestSetsTheKernelsSettings(t *testing.T) {
 		}
 	}
 }
+
+func TestLeasesAnIPv6Address(t *testing.T) {
+	t.Parallel()
+	gw, peer := withCable(t)
+	peer.IP("addr", "add", "fd00:17::1/64", "dev", "eth0", "nodad")
+	serve(t, peer, 17, "--enable-ra", "--dhcp-range=fd00:17::100,fd00:17::1ff,64,1h", "--dhcp-option=option6:dns-server,[fd00:17::53]")
+	service := gw.start()
+	var addr netip.Prefix
+	gw.await("an address from DHCPv6", func(s Status) bool {
+		for _, a := range s.Ports[0].Addresses {
+			if a.Source == DHCP6 && a.ValidSeconds > 3000 {
+				addr = a.Prefix
+			}
+		}
+		return addr.IsValid() && slices.Contains(s.Ports[0].DNS, netip.MustParseAddr("fd00:17::53"))
+	})
+	service.Kill()
+	gw.start()
+	gw.await("the same address after a restart", func(s Status) bool {
+		return slices.ContainsFunc(s.Ports[0].Addresses, func(a Address) bool { return a.Source == DHCP6 && a.Prefix == addr })
+	})
+}

@@ -13,6 +13,7 @@ import (
 	"cloudlink.local/gateway/internal/diary"
 	"cloudlink.local/gateway/internal/network/commit"
 	"cloudlink.local/gateway/internal/network/dhcp4"
+	"cloudlink.local/gateway/internal/network/ipv6"
 	"cloudlink.local/gateway/internal/network/ntp"
 	"cloudlink.local/gateway/internal/network/reconcile"
 	"cloudlink.local/gateway/internal/network/spec"
@@ -53,6 +54,63 @@ func (s *service) leased(l *link, lease *dhcp4.Lease) {
 	}
 	if l.local != nil {
 		l.local.Need(lease == nil)
+	}
+}
+
+// leased6 takes what a DHCPv6 client has to say.
+func (s *service) leased6(l *link, lease *ipv6.Lease) {
+	old := l.lease6
+	l.lease6 = lease
+	l.kept = l.kept || lease != nil
+	addr := func(lease *ipv6.Lease) string {
+		if lease == nil || !lease.Addr.IsValid() {
+			return ""
+		}
+		return lease.Addr.String()
+	}
+	server := func(lease *ipv6.Lease) string {
+		if !lease.ServerAddr.IsValid() {
+			return ""
+		}
+		return lease.ServerAddr.String()
+	}
+	switch was, is := addr(old), addr(lease); {
+	case is != "" && is != was:
+		s.log.Info(fmt.Sprintf("address %s from DHCPv6 server %s", is, server(lease)), "port", l.name)
+		s.diary.Add(diary.LeaseObtained, "port", l.name, "address", is, "server", server(lease))
+	case is == "" && was != "":
+		s.diary.Add(diary.LeaseLost, "port", l.name, "address", was, "server", server(old))
+	}
+	if lease != nil && lease.Addr.IsValid() {
+		l.remembered6 = lease
+		s.save(l)
+	}
+}
+
+// advertised takes what IPv6's routers say.
+func (s *service) advertised(l *link, info ipv6.Info) {
+	for _, r := range info.Routers {
+		if !slices.Contains(l.routers.Routers, r) {
+			s.diary.Add(diary.RouterAppeared, "port", l.name, "router", r.WithZone("").String())
+		}
+	}
+	for _, r := range l.routers.Routers {
+		if !slices.Contains(info.Routers, r) {
+			s.diary.Add(diary.RouterGone, "port", l.name, "router", r.WithZone("").String())
+		}
+	}
+	l.routers = info
+}
+
+func (s *service) serverTrouble6(l *link, t ipv6.Trouble) {
+	s.log.Warn(t.String(), "port", l.name)
+	switch {
+	case !t.Server.IsValid(): // the routers say too much
+		s.diary.Add(diary.PrefixesIgnored, "port", l.name)
+	case t.Refuse:
+		s.diary.Add(diary.ServerRefused, "port", l.name, "server", t.Server.String())
+	default:
+		s.diary.Add(diary.OfferRejected, "port", l.name, "server", t.Server.String(), "reason", string(dhcp4.Malformed))
 	}
 }
 
