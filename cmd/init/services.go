@@ -10,6 +10,7 @@ import (
 	"cloudlink.local/gateway/internal/console"
 	"cloudlink.local/gateway/internal/network"
 	"cloudlink.local/gateway/internal/portal"
+	"cloudlink.local/gateway/internal/portmap"
 	"cloudlink.local/gateway/internal/release"
 	"cloudlink.local/gateway/internal/supervise"
 	"cloudlink.local/gateway/internal/supervise/sandbox"
@@ -46,7 +47,9 @@ func services(keys release.Keys) []row {
 			rules: sandbox.Rules{
 				Read:    []string{"/etc", "/usr/share", "/proc", "/sys"},
 				Write:   []string{runtimeDir + "/network", data.Dir + "/network", "/proc/sys/net"},
+				Connect: append(portmap.TCPPorts(), 53), // for the self-test, and for long answers of DNS
 				Sockets: []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK, unix.AF_PACKET},
+				Calls:   []uint32{unix.SYS_ADJTIMEX},
 			},
 			keeps: true,
 			run:   network.Run,

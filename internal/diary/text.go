@@ -2,6 +2,7 @@ package diary
 
 import (
 	"embed"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -53,6 +54,13 @@ func (e Entry) Text(lang string) string {
 	if !ok {
 		text = id // the timeline is still complete; the package's test sees to it that it never is
 	}
+	text = clause.ReplaceAllStringFunc(text, func(s string) string {
+		if strings.Contains(s, none) {
+			return ""
+		}
+		return strings.Trim(s, "⟨⟩")
+	})
+	text = strings.ReplaceAll(text, none, "–")
 	if e.Count > 1 {
 		text += " (×" + strconv.Itoa(e.Count) + ")"
 	}
@@ -64,6 +72,12 @@ func (e Entry) Text(lang string) string {
 	return text
 }
 
+// none stands for an argument without a value until the text is put together: a part of it in ⟨ ⟩ is
+// left out where that is in it, elsewhere it reads "–".
+const none = "\x00"
+
+var clause = regexp.MustCompile("⟨[^⟩]*⟩")
+
 // printable makes an argument fit for a line of a page or a terminal: whoever it comes from may
 // have put control characters into it, or a novel.
 func printable(arg string) string {
@@ -74,13 +88,13 @@ func printable(arg string) string {
 			b.WriteRune('…')
 			break
 		}
-		if !unicode.IsPrint(r) {
+		if !unicode.IsPrint(r) || r == '⟨' || r == '⟩' {
 			r = unicode.ReplacementChar
 		}
 		b.WriteRune(r)
 	}
 	if n == 0 {
-		return "–"
+		return none
 	}
 	return b.String()
 }

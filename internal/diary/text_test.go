@@ -85,7 +85,7 @@ func TestEveryKindHasATextInBothLanguages(t *testing.T) {
 			if err := json.Unmarshal(catalogue[id], &text); err != nil {
 				t.Errorf("%s %s: %v", lang, id, err)
 			}
-			if text != strings.TrimSpace(text) || id != "omitted" && !strings.HasSuffix(text, ".") {
+			if text != strings.TrimSpace(text) || id != "omitted" && !strings.HasSuffix(strings.TrimRight(text, "⟩"), ".") {
 				t.Errorf("%s %s is not a sentence: %q", lang, id, text)
 			}
 			var used []string
@@ -218,4 +218,20 @@ func FuzzText(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestPartsOfATextWithoutTheirArgumentAreLeftOut(t *testing.T) {
+	for _, c := range []struct {
+		args map[string]string
+		want string
+	}{
+		{map[string]string{"port": "eth0"}, "Port eth0: link up."},
+		{map[string]string{"port": "eth0", "speed": "1000"}, "Port eth0: link up at 1000 Mbit/s."},
+		{map[string]string{"port": "⟨eth0", "speed": "⟩"}, "Port \ufffdeth0: link up at \ufffd Mbit/s."},
+		{nil, "Port –: link up."},
+	} {
+		if got := (Entry{Kind: CablePlugged, Args: c.args}).Text("en"); got != c.want {
+			t.Errorf("%v: %q, want %q", c.args, got, c.want)
+		}
+	}
 }

@@ -3,7 +3,10 @@
 // SelfTest checks its rows.
 package portmap
 
-import "strconv"
+import (
+	"slices"
+	"strconv"
+)
 
 //go:generate go run ./generate ../../README.md
 
@@ -205,4 +208,20 @@ func Internal(port uint16) bool {
 		}
 	}
 	return false
+}
+
+// TCPPorts are all TCP ports of the table, which SelfTest connects to.
+func TCPPorts() []uint16 {
+	var list []uint16
+	for _, r := range Table {
+		if r.Protocol != TCP {
+			continue
+		}
+		for port := r.Ports.From; port <= r.Ports.To; port++ {
+			if !slices.Contains(list, port) {
+				list = append(list, port)
+			}
+		}
+	}
+	return list
 }

@@ -82,7 +82,10 @@ func (r Rules) Confine() error {
 		errs = append(errs, rules.path(path, device))
 	}
 	for _, port := range r.Listen {
-		errs = append(errs, rules.port(port))
+		errs = append(errs, rules.port(port, unix.LANDLOCK_ACCESS_NET_BIND_TCP))
+	}
+	for _, port := range r.Connect {
+		errs = append(errs, rules.port(port, unix.LANDLOCK_ACCESS_NET_CONNECT_TCP))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
@@ -125,12 +128,12 @@ func (r ruleset) path(path string, rights uint64) error {
 
 const ruleNetPort = 2 // LANDLOCK_RULE_NET_PORT
 
-// port allows a service to listen on a TCP port.
-func (r ruleset) port(port uint16) error {
+// port allows a service these rights on a TCP port.
+func (r ruleset) port(port uint16, rights uint64) error {
 	if r.attr.Handled_access_net == 0 {
 		return nil
 	}
-	attr := struct{ rights, port uint64 }{unix.LANDLOCK_ACCESS_NET_BIND_TCP, uint64(port)} // struct landlock_net_port_attr
+	attr := struct{ rights, port uint64 }{rights, uint64(port)} // struct landlock_net_port_attr
 	return r.add(ruleNetPort, unsafe.Pointer(&attr), fmt.Sprint("port ", port))
 }
 

@@ -20,8 +20,10 @@ type Rules struct {
 	Read    []string // files and directories, with all below; one that is missing stays forbidden
 	Write   []string // directories: files in them may be made, changed and removed, sockets as well
 	Devices []string // device files: read, write, ioctl
-	Listen  []uint16 // TCP ports; no service opens TCP connections of its own yet
+	Listen  []uint16 // TCP ports
+	Connect []uint16 // TCP ports of others
 	Sockets []uint32 // address families, AF_…
+	Calls   []uint32 // system calls besides the usual ones, SYS_…
 }
 
 // Enter restricts the system calls of this process, all its threads and children.
@@ -32,7 +34,7 @@ func (r Rules) Enter() error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil { // memory holds secrets
 		return fmt.Errorf("forbid core dumps: %w", err)
 	}
-	if err := filterCalls(r.Sockets); err != nil {
+	if err := filterCalls(r.Sockets, r.Calls); err != nil {
 		return fmt.Errorf("restrict system calls: %w", err)
 	}
 	return nil

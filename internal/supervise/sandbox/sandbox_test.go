@@ -330,7 +330,7 @@ func TestAnOpenServiceCanDoEverything(t *testing.T) {
 }
 
 func TestTheFilterIsWithinTheKernelsBounds(t *testing.T) {
-	p := program([]uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK, unix.AF_PACKET})
+	p := program([]uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK, unix.AF_PACKET}, nil)
 	if _, err := bpf.Assemble(p); err != nil || len(p) > 4096 {
 		t.Errorf("%d instructions, %v", len(p), err)
 	}

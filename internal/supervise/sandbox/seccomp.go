@@ -26,7 +26,6 @@ var allowed = append([]uint32{
 	unix.SYS_GETPID, unix.SYS_GETPPID, unix.SYS_GETTID, unix.SYS_GETUID, unix.SYS_GETEUID, unix.SYS_GETGID, unix.SYS_GETEGID,
 	unix.SYS_GETGROUPS, unix.SYS_GETRUSAGE, unix.SYS_GETRLIMIT, unix.SYS_PRLIMIT64, unix.SYS_PRCTL, unix.SYS_CAPGET,
 	unix.SYS_SYSINFO, unix.SYS_UNAME, unix.SYS_TIMES,
-	unix.SYS_ADJTIMEX, // to read it; setting the clock takes a capability
 	// Files.
 	unix.SYS_READ, unix.SYS_WRITE, unix.SYS_READV, unix.SYS_WRITEV, unix.SYS_PREAD64, unix.SYS_PWRITE64, unix.SYS_LSEEK,
 	unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_CLOSE, unix.SYS_CLOSE_RANGE, unix.SYS_DUP, unix.SYS_DUP3, unix.SYS_PIPE2,
@@ -71,15 +70,16 @@ var (
 	kill       = bpf.RetConstant{Val: unix.SECCOMP_RET_KILL_PROCESS}
 )
 
-// program returns the filter for a service that may open sockets of these families. It is a binary
+// program returns the filter for a service that may open sockets of these families, and make these
+// calls besides the usual ones. It is a binary
 // tree: the kernel tries every number when it takes the filter, to remember what is always allowed.
-func program(families []uint32) []bpf.Instruction {
+func program(families, calls []uint32) []bpf.Instruction {
 	return append([]bpf.Instruction{
 		bpf.LoadAbsolute{Off: offArch, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: arch, SkipTrue: 1},
 		kill, // another architecture's numbers mean other calls
 		bpf.LoadAbsolute{Off: offNumber, Size: 4},
-	}, tree(ranges(families))...)
+	}, tree(ranges(families, calls))...)
 }
 
 // A span is the system calls from one number up to the next span's, and what becomes of them.
@@ -89,7 +89,7 @@ type span struct {
 }
 
 // ranges returns the spans of all numbers, in order.
-func ranges(families []uint32) []span {
+func ranges(families, calls []uint32) []span {
 	always := func(verdict bpf.RetConstant) []bpf.Instruction { return []bpf.Instruction{verdict} }
 	special := map[uint32][]bpf.Instruction{
 		unix.SYS_CLONE3: always(unknown), // its flags lie in memory, out of a filter's sight
@@ -130,7 +130,7 @@ func ranges(families []uint32) []span {
 	var list []span
 	for call := range uint32(newest + 1) {
 		body, ok := special[call]
-		if !ok && slices.Contains(allowed, call) {
+		if !ok && (slices.Contains(allowed, call) || slices.Contains(calls, call)) {
 			body = always(allow)
 		} else if !ok {
 			body = always(forbid)
@@ -159,8 +159,8 @@ func tree(list []span) []bpf.Instruction {
 const tioclinux = 0x541c
 
 // filterCalls applies the filter to all threads of this process.
-func filterCalls(families []uint32) error {
-	raw, err := bpf.Assemble(program(families))
+func filterCalls(families, calls []uint32) error {
+	raw, err := bpf.Assemble(program(families, calls))
 	if err != nil {
 		return err
 	}
