@@ -347,7 +347,7 @@ func TestTheFilterIsWithinTheKernelsBounds(t *testing.T) {
 }
 
 func TestEveryCallHasItsVerdict(t *testing.T) {
-	vm, err := bpf.NewVM(program([]uint32{unix.AF_UNIX}))
+	vm, err := bpf.NewVM(program([]uint32{unix.AF_UNIX}, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
