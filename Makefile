@@ -38,7 +38,7 @@ unit: # every package but the machines
 	@go test -race -timeout 20m $$(go list ./... | grep -v /internal/testvm)
 
 vmtest: # the built image in QEMU
-	@go test -v -timeout 45m ./internal/testvm
+	@go test -v -p 1 -timeout 45m ./internal/testvm/...
 
 fuzz: ## every fuzz target for a minute each (SECONDS=…)
 	@scripts/fuzz $(SECONDS)s
