@@ -22,6 +22,10 @@ const inside = "BENCH_NETWORK_INSIDE"
 
 var verbose = flag.Bool("v", false, "show what the clients print")
 
+// A namespace is made on a thread that ends then. Were it the first one, which cannot end, /proc would
+// show this whole program there.
+func init() { runtime.LockOSThread() }
+
 func main() {
 	runs := flag.Int("runs", 5, "link-ups of each client")
 	service := flag.String("service", "", "be the network service, with its files in this folder (the program starts itself so)")
@@ -49,13 +53,12 @@ func main() {
 // again runs this program in namespaces of its own. It is process 1 there: when it ends, or when this
 // process does, the kernel ends all that it started, and mounts, ports and files go with them.
 func again() error {
-	runtime.LockOSThread() // Pdeathsig is sent when this thread ends
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID,
-		Pdeathsig:  syscall.SIGKILL,
+		Pdeathsig:  syscall.SIGKILL, // when this thread ends: with the program
 	}
 	if uid, gid := os.Geteuid(), os.Getegid(); uid != 0 {
 		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER

@@ -192,14 +192,20 @@ func (h *host) mac() (mac net.HardwareAddr, err error) {
 // processes.
 func (h *host) remove() error {
 	defer h.close()
-	pids, err := h.processes()
-	if err != nil {
-		return err
-	}
-	for _, pid := range pids {
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("end process %d: %w", pid, err)
+	for { // one may start another before its end
+		pids, err := h.processes()
+		if err != nil {
+			return err
 		}
+		if len(pids) == 0 {
+			break
+		}
+		for _, pid := range pids {
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("end process %d: %w", pid, err)
+			}
+		}
+		time.Sleep(time.Millisecond)
 	}
 	if h.client != nil {
 		<-h.client.done
@@ -224,7 +230,7 @@ func (h *host) processes() (pids []int, err error) {
 		}
 		pid, err := strconv.Atoi(strings.Split(path, "/")[2])
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("number of process %s: %w", path, err)
 		}
 		pids = append(pids, pid)
 	}
