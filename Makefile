@@ -10,10 +10,10 @@ SUDO = $(shell [ "$$(id -u)" = 0 ] || command -v sudo) # only root writes to dis
 RUN = $(FIRMWARE) run -board '$(BOARD)' -port '$(PORT)'
 FLASH = $(SUDO) $(FIRMWARE) flash -board '$(BOARD)' -dev '$(DEV)'
 
-.PHONY: help run image test check unit vmtest fuzz flash kernel bench-boot bench-size clean FORCE
+.PHONY: help run image test check unit vmtest fuzz flash kernel bench-boot bench-size bench-network clean FORCE
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 run: ## build the image and boot it in QEMU; the page opens at http://localhost:8080/ (PORT=…, BOARD=…)
 	@scripts/setup run
@@ -63,6 +63,10 @@ bench-boot: ## time from power-on to the page, beside a do-nothing init
 bench-size: ## bytes of kernel, initramfs and update; memory in use
 	@scripts/setup test
 	@go run ./bench/size
+
+bench-network: ## link-up to address beside dhcpcd and udhcpc; CPU time while calls pass (RUNS=…)
+	@scripts/setup test
+	@go run ./bench/network -runs $(RUNS)
 
 clean: ## remove build/ but the keys made in it
 	@if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name keys -exec rm -rf {} +; fi
