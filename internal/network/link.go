@@ -263,7 +263,7 @@ func (s *service) startClients(ctx context.Context, l *link) {
 		s.start4(l, tell, run)
 	}
 	if l.wants.v6 {
-		s.start6(l, tell, run)
+		s.start6(ctx, l, tell)
 	}
 }
 
@@ -289,9 +289,11 @@ func (s *service) start4(l *link, tell func(func()), run func(func(context.Conte
 	run(local.Run)
 }
 
-func (s *service) start6(l *link, tell func(func()), run func(func(context.Context) error)) {
+// start6 starts the client of IPv6, and again where it fails: what it lacks, IPv4 may do without.
+func (s *service) start6(ctx context.Context, l *link, tell func(func())) {
 	c := s.dhcp6(l)
-	c.Remembered, c.InUse, c.LinkKept = l.remembered6, l.lease6 != nil, l.kept
+	c.Remembered, c.LinkKept = l.remembered6, l.kept
+	c.InUse = l.lease6 != nil && l.lease6 == l.remembered6 // and not one of information only
 	c.Changed = func(lease *ipv6.Lease) { tell(func() { s.leased6(l, lease) }) }
 	c.Advertised = func(info ipv6.Info) { tell(func() { s.advertised(l, info) }) }
 	c.Conflict = func(addr netip.Addr) { tell(func() { s.conflict(l, addr, nil, false) }) }
@@ -299,5 +301,16 @@ func (s *service) start6(l *link, tell func(func()), run func(func(context.Conte
 		tell(func() { s.diary.Add(diary.ServerChanged, "port", l.name, "old", from.String(), "new", to.String()) })
 	}
 	c.Troubled = func(t ipv6.Trouble) { tell(func() { s.serverTrouble6(l, t) }) }
-	run(c.Run)
+	l.done.Go(func() {
+		err := c.Run(ctx)
+		if err == nil {
+			return
+		}
+		s.log.Debug(err.Error(), "port", l.name)
+		select {
+		case <-time.After(time.Second):
+			tell(func() { s.start6(ctx, l, tell) })
+		case <-ctx.Done():
+		}
+	})
 }

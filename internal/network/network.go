@@ -109,6 +109,7 @@ type service struct {
 	guarded    time.Time                 // when the firewall was as it should be
 	offers     string                    // what the firewall was said to let in
 	trouble    string                    // what was logged last
+	duplicate  reconcile.DuplicateError  // what the diary was told last
 }
 
 func (s *service) run(ctx context.Context, ready func()) error {

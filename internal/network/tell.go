@@ -103,7 +103,6 @@ func (s *service) advertised(l *link, info ipv6.Info) {
 }
 
 func (s *service) serverTrouble6(l *link, t ipv6.Trouble) {
-	s.log.Warn(t.String(), "port", l.name)
 	switch {
 	case !t.Server.IsValid(): // the routers say too much
 		s.diary.Add(diary.PrefixesIgnored, "port", l.name)
@@ -229,9 +228,12 @@ func (s *service) tellStatic(current spec.Spec) {
 
 // tellDuplicates notes in the diary whose IPv6 address another device has, and returns the other errors.
 func (s *service) tellDuplicates(err error) error {
-	if dup := (reconcile.DuplicateError{}); errors.As(err, &dup) {
+	// A client of IPv6 hears of it itself.
+	dup := reconcile.DuplicateError{}
+	if errors.As(err, &dup) && s.duplicate != dup && (s.links[dup.Link] == nil || !s.links[dup.Link].wants.v6) {
 		s.diary.Add(diary.DuplicateAddress, "port", dup.Link, "address", dup.Address.String())
 	}
+	s.duplicate = dup
 	return err
 }
 
