@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -189,10 +190,16 @@ func (l *line) expect(text string) string {
 // start runs a console on the terminal at path.
 func start(t *testing.T, f *fake, paths ...string) (stop func()) {
 	t.Helper()
+	return startWith(t, f, []string{"/nowhere/gosh", "/bin/sh"}, paths...)
+}
+
+// startWith runs one whose image has one of shells.
+func startWith(t *testing.T, f *fake, shells []string, paths ...string) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	ready := make(chan struct{})
-	c := &console{machine: f, network: fakeNetwork{f}, shells: []string{"/nowhere/gosh", "/bin/sh"}, log: slog.New(slog.DiscardHandler)}
+	c := &console{machine: f, network: fakeNetwork{f}, shells: shells, log: slog.New(slog.DiscardHandler)}
 	go func() { ended <- c.run(ctx, func() { close(ready) }, paths) }()
 	<-ready
 	stop = sync.OnceFunc(func() {
@@ -374,6 +381,151 @@ func TestADevelopmentImageHasARootShell(t *testing.T) {
 		l.expect("> ")
 		l.typ("0\r")
 		l.expect("Press Enter for the menu.\n")
+	}
+}
+
+// TestMain makes the test binary a stand-in for gosh where it is called by that name.
+func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "gosh" {
+		gosh()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// gosh reads lines and runs them as u-root's gosh does: its line editor takes keys as they are, a
+// command runs in its own process group, and a signal that it is sent ends it.
+func gosh() {
+	signals := func(on bool) {
+		t, err := unix.IoctlGetTermios(0, unix.TCGETS)
+		if err != nil {
+			panic(err)
+		}
+		t.Iflag &^= unix.ICRNL
+		t.Lflag &^= unix.ECHO | unix.ICANON | unix.ISIG
+		if on {
+			t.Lflag |= unix.ISIG
+		}
+		if err := unix.IoctlSetTermios(0, unix.TCSETS, t); err != nil {
+			panic(err)
+		}
+	}
+	for {
+		signals(false)
+		fmt.Print("$ ")
+		var line []byte
+		for b := make([]byte, 1); b[0] != '\r'; {
+			if _, err := os.Stdin.Read(b); err != nil {
+				return
+			}
+			if b[0] == keyInterrupt {
+				fmt.Print("^C")
+			}
+			line = append(line, b[0])
+		}
+		signals(true)
+		switch command := strings.TrimSpace(string(line)); command {
+		case "exit":
+			return
+		case "loop":
+			fmt.Println("looping")
+			select {}
+		default:
+			cmd := exec.Command("/bin/sh", "-c", command)
+			cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+			fmt.Printf("ended: %v\n", cmd.Run())
+		}
+	}
+}
+
+// startGosh opens the shell of a console whose image has a gosh only.
+func startGosh(t *testing.T) *line {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.Symlink(self, filepath.Join(dir, "gosh")); err != nil {
+		t.Fatal(err)
+	}
+	f := &fake{view: sample()}
+	f.view.Machine.Release.Keys = release.Development
+	l := newLine(t, filepath.Join(dir, "tty")).read()
+	startWith(t, f, []string{filepath.Join(dir, "gosh")}, filepath.Join(dir, "tty"))
+	l.expect("Press Enter for the menu.\n")
+	l.typ("\r9\r")
+	l.expect("$ ")
+	return l
+}
+
+func TestCtrlCEndsACommandAndSparesTheShell(t *testing.T) {
+	t.Parallel()
+	l := startGosh(t)
+	for _, c := range []struct{ key, why string }{{"\x03", "interrupt"}, {"\x1c", "quit"}} {
+		l.typ("echo it ru''ns; exec sleep 1000\r")
+		l.expect("it runs\n")
+		l.typ(c.key)
+		l.expect("ended: signal: " + c.why)
+		l.expect("$ ")
+		l.typ("echo the shell is the''re\r")
+		l.expect("the shell is there\nended: <nil>\n$ ")
+	}
+	l.typ("(sleep 1000; echo never) | (echo it ru''ns; cat)\r") // all of a command
+	l.expect("it runs\n")
+	l.typ("\x03")
+	l.expect("ended: ")
+	l.expect("$ ")
+	l.typ("\x03") // at the prompt it is the line editor's
+	l.expect("^C")
+	l.typ("\rexit\r")
+	l.expect("The shell has ended.\n")
+	l.expect("> ")
+	l.typ("0\r")
+	l.expect("Press Enter for the menu.\n")
+}
+
+func TestWhoInsistsEndsTheShellToo(t *testing.T) {
+	t.Parallel()
+	l := startGosh(t)
+	l.typ("loop\r")
+	l.expect("looping\n")
+	l.typ(strings.Repeat("\x03", insist))
+	l.expect("The shell has ended.\n")
+}
+
+func TestWhatIsPastedAfterTheChoiceIsForTheShell(t *testing.T) {
+	t.Parallel()
+	f := &fake{view: sample()}
+	f.view.Machine.Release.Keys = release.Development
+	path := filepath.Join(t.TempDir(), "tty")
+	l := newLine(t, path).read()
+	start(t, f, path)
+	l.expect("Press Enter for the menu.\n")
+	l.typ("9\recho pas''ted\rexit\r")
+	l.expect("pasted\n")
+	l.expect("The shell has ended.\n")
+}
+
+func TestTheShellEndsWhenTheTerminalHangsUp(t *testing.T) {
+	t.Parallel()
+	f := &fake{view: sample()}
+	f.view.Machine.Release.Keys = release.Development
+	path := filepath.Join(t.TempDir(), "tty")
+	l := newLine(t, path).read()
+	start(t, f, path)
+	l.expect("Press Enter for the menu.\n")
+	l.typ("\r9\r")
+	l.expect(prompt)
+	l.typ("trap '' HUP; echo pid=$$.\r")
+	l.expect("\npid=")
+	pid := l.expect(".")
+	l.hangUp()
+	<-l.done
+	l = newLine(t, path).read() // it is served again only when the shell has ended
+	l.expect("Press Enter for the menu.\n")
+	if _, err := os.Stat("/proc/" + pid); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the shell, process %s, is still there: %v", pid, err)
 	}
 }
 

@@ -16,6 +16,7 @@ const (
 	keyInterrupt = 0x03 // Ctrl-C
 	keyBackspace = 0x08
 	keyKill      = 0x15 // Ctrl-U
+	keyQuit      = 0x1c // Ctrl-\, for a shell's commands
 	keyEscape    = 0x1b
 	keyDelete    = 0x7f
 )

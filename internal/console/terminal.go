@@ -1,6 +1,7 @@
 package console
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -25,7 +26,6 @@ type terminal struct {
 	tty      *tty
 	touched  time.Time // when somebody last typed
 	seen     uint64    // of the log, while following
-	last     string    // what there is to say after the shell
 }
 
 const (
@@ -35,16 +35,11 @@ const (
 	newLines = 200             // of the log in a second, while following
 )
 
-var errShell = errors.New("the shell had the terminal")
-
 // run serves the terminal until ctx ends, whatever becomes of the line.
 func (t *terminal) run(ctx context.Context) {
 	told := ""
 	for ctx.Err() == nil {
 		err := t.session(ctx)
-		if errors.Is(err, errShell) {
-			continue
-		}
 		if ctx.Err() == nil && err != nil && err.Error() != told {
 			told = err.Error()
 			t.log.Warn("terminal: "+told, "path", t.path)
@@ -66,12 +61,6 @@ func (t *terminal) session(ctx context.Context) (err error) {
 	}
 	defer t.tty.close()
 	defer context.AfterFunc(ctx, func() { t.tty.file.Close() })() // ends a write that the line holds up
-	if t.dialogue.place != atScreen {                             // back from the shell
-		t.touched = time.Now()
-		if err := t.tty.print(t.last + t.dialogue.menu() + t.dialogue.prompt()); err != nil {
-			return err
-		}
-	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -118,7 +107,7 @@ func (t *terminal) show() error {
 // typed takes what came in.
 func (t *terminal) typed(ctx context.Context, chunk []byte) error {
 	out := ""
-	for _, b := range chunk {
+	for i, b := range chunk {
 		echo, line, done := t.editor.feed(b)
 		out += echo
 		if !done {
@@ -131,6 +120,9 @@ func (t *terminal) typed(ctx context.Context, chunk []byte) error {
 		text, do := t.dialogue.line(line)
 		if err := t.tty.print(out + text); err != nil {
 			return err
+		}
+		if do == startShell { // all that follows is typed for the shell
+			return t.shell(ctx, bytes.TrimPrefix(chunk[i+1:], []byte("\n")))
 		}
 		if err := t.do(ctx, do); err != nil {
 			return err
@@ -161,20 +153,25 @@ func (t *terminal) do(ctx context.Context, a action) error {
 		return t.goDown(ctx, t.machine.Restart, l.restarting)
 	case doPowerOff:
 		return t.goDown(ctx, t.machine.PowerOff, l.poweringOff)
-	case startShell:
-		t.tty.file.SetReadDeadline(time.Now()) // what is typed from now on is the shell's
-		for range t.tty.chunks {
-		}
-		t.last = "\n  " + l.shellEnded + "\n"
-		switch err := runShell(ctx, t.shells, t.path); {
-		case errors.Is(err, errNoShell):
-			t.last = "  " + l.noShell + "\n"
-		case err != nil:
-			t.last = "  " + fmt.Sprintf(l.failed, err) + "\n"
-		}
-		return errShell
 	}
 	return nil
+}
+
+// shell gives the terminal to a shell, which has typed to read first.
+func (t *terminal) shell(ctx context.Context, typed []byte) error {
+	l := t.dialogue.lang
+	text := "\n  " + l.shellEnded + "\n"
+	switch err := runShell(ctx, t.shells, t.tty, termOf(t.path), typed); {
+	case errors.Is(err, errNoShell):
+		text = "  " + l.noShell + "\n"
+	case err != nil:
+		text = "  " + fmt.Sprintf(l.failed, err) + "\n"
+	}
+	t.touched = time.Now()
+	if err := t.printView(text); err != nil {
+		return err
+	}
+	return t.tty.print(t.dialogue.prompt())
 }
 
 func (t *terminal) goDown(ctx context.Context, ask func(context.Context) error, text string) error {

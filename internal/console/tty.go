@@ -48,7 +48,7 @@ type tty struct {
 
 // openTTY opens a terminal for our own line editor, and reads it until close.
 func openTTY(path string) (*tty, error) {
-	// Never our controlling terminal: Ctrl-C is for the shell. Not waiting for a modem's carrier.
+	// Never our controlling terminal: no key is to end us. Not waiting for a modem's carrier.
 	file, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -88,6 +88,46 @@ func (t *tty) close() {
 	}
 }
 
+// openPTY makes a pseudoterminal of like's size: a program at end finds it like any other terminal,
+// and whoever has pty is its keyboard and screen.
+func openPTY(like *os.File) (pty, end *os.File, err error) {
+	pty, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	var number int
+	err = control(pty, func(fd int) (err error) {
+		if err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err == nil {
+			number, err = unix.IoctlGetInt(fd, unix.TIOCGPTN)
+		}
+		return err
+	})
+	if err == nil {
+		end, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	}
+	if err != nil {
+		pty.Close()
+		return nil, nil, err
+	}
+	var size *unix.Winsize
+	err = control(like, func(fd int) (err error) {
+		size, err = unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ)
+		return err
+	})
+	if err == nil {
+		err = control(end, func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, size) })
+	}
+	if err == nil {
+		err = setMode(end, cooked)
+	}
+	if err != nil {
+		pty.Close()
+		end.Close()
+		return nil, nil, err
+	}
+	return pty, end, nil
+}
+
 // print writes text. A terminal that does not take it gets none of the rest; one that hung up is
 // an error.
 func (t *tty) print(text string) error {
@@ -113,8 +153,9 @@ func (t *tty) print(text string) error {
 type mode int
 
 const (
-	raw    mode = iota // as they come: we echo and edit; no byte stops our output
-	cooked             // as programs expect it
+	raw     mode = iota // as they come: we echo and edit; no byte stops our output
+	through             // as they come, and as they are written: a shell's terminal has seen to all
+	cooked              // as programs expect it
 )
 
 // setMode leaves speed and character size alone: they are the firmware's choice.
@@ -142,7 +183,10 @@ func setModeOf(fd int, m mode) error {
 	t.Cflag |= unix.CREAD | unix.CLOCAL
 	t.Cflag &^= unix.HUPCL
 	t.Lflag = 0
-	if m == cooked {
+	switch m {
+	case through:
+		t.Oflag = 0
+	case cooked:
 		t.Iflag = unix.BRKINT | unix.ICRNL | unix.IXON | unix.IXANY | unix.IMAXBEL | unix.IUTF8
 		t.Lflag = unix.ISIG | unix.ICANON | unix.ECHO | unix.ECHOE | unix.ECHOK | unix.ECHOCTL | unix.ECHOKE | unix.IEXTEN
 	}
