@@ -55,6 +55,14 @@ func portForm(v view, key string, port network.Port, s settings.Port) form {
 		}
 		return a.String()
 	}
+	if s.IPv4.Method != settings.Static { // what the port has now is a good start
+		s.IPv4.Addresses, s.IPv4.Router = nil, port.Gateway
+		for _, a := range port.Addresses {
+			if a.Source == network.DHCP && !a.Former {
+				s.IPv4.Addresses = append(s.IPv4.Addresses, a.Prefix)
+			}
+		}
+	}
 	return form{view: v, Key: key, Port: port, Values: map[string]string{
 		"ipv4.method": string(s.IPv4.Method), "ipv4.addresses": lines(s.IPv4.Addresses, netip.Prefix.String), "ipv4.router": address(s.IPv4.Router),
 		"ipv6.method": string(s.IPv6.Method), "ipv6.addresses": lines(s.IPv6.Addresses, netip.Prefix.String), "ipv6.router": address(s.IPv6.Router),
@@ -95,7 +103,7 @@ func typed(r *http.Request, fields []string) (map[string]string, bool) {
 
 // entries takes a list apart: an entry a line, or with commas or spaces between them.
 func entries(text string) []string {
-	return slices.Concat([]string{}, strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \t\n\r,;", r) }))
+	return append([]string{}, strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \t\n\r,;", r) })...)
 }
 
 // portJSON is what was typed for a port, for package settings to read: it knows what is wrong with it.

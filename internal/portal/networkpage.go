@@ -314,7 +314,7 @@ func (p *Portal) propose(w http.ResponseWriter, r *http.Request, proposal networ
 		}
 		np.Problem = "problem.silent"
 		p.write(w, http.StatusServiceUnavailable, "network.html", np)
-	case s.Change != nil:
+	case s.Change != nil && proposal.Network != nil:
 		http.Redirect(w, r, ethernetPath, http.StatusSeeOther) // whose banner says it all
 	default:
 		http.Redirect(w, r, ethernetPath+"?done=saved", http.StatusSeeOther)
