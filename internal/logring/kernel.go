@@ -22,6 +22,10 @@ func (r *Ring) CopyKernel(ctx context.Context) error {
 	}
 	defer f.Close()
 	defer context.AfterFunc(ctx, func() { f.Close() })()
+	started, err := sinceBoot()
+	if err != nil {
+		return err
+	}
 	budget := r.budget("kernel")
 	defer budget.report()
 	buf := make([]byte, 8192) // the kernel's longest record
@@ -40,17 +44,28 @@ func (r *Ring) CopyKernel(ctx context.Context) error {
 		if !ok || !budget.take() {
 			continue
 		}
-		var mono unix.Timespec
-		if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono); err != nil {
-			return fmt.Errorf("read monotonic clock: %w", err)
+		// A line from before is older than what the ring has. A new one was just written: the kernel
+		// counts its lines' time by a clock that nobody corrects, which is off after months.
+		if since >= started {
+			r.Add("kernel", level, text)
+			continue
 		}
-		now := r.now()
-		at := now.Add(since - time.Duration(mono.Nano()))
-		if at.After(now) {
-			at = now
+		mono, err := sinceBoot()
+		if err != nil {
+			return err
 		}
-		r.addAt(at, "kernel", level, text)
+		r.addAt(r.now().Add(since-mono), "kernel", level, text)
 	}
+}
+
+// sinceBoot is the time that the kernel's lines are stamped with, but for the corrections that the
+// monotonic clock has seen.
+func sinceBoot() (time.Duration, error) {
+	var mono unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono); err != nil {
+		return 0, fmt.Errorf("read monotonic clock: %w", err)
+	}
+	return time.Duration(mono.Nano()), nil
 }
 
 // parseKernel reads one record of /dev/kmsg, "PRIORITY,SEQ,MICROSECONDS,FLAGS;text\n KEY=value\n".
@@ -67,5 +82,23 @@ func parseKernel(rec []byte) (level machine.Level, since time.Duration, text str
 		return 0, 0, "", false
 	}
 	line, _, _ := bytes.Cut(rest, []byte("\n"))
-	return machine.Level(priority & 7), min(time.Duration(micros), 1<<52) * time.Microsecond, string(line), true
+	return machine.Level(priority & 7), min(time.Duration(micros), 1<<52) * time.Microsecond, unescape(line), true
+}
+
+// unescape returns a text of /dev/kmsg as it was written: the kernel spells a tab, a backslash and
+// all beyond ASCII as "\xNN".
+func unescape(text []byte) string {
+	out := make([]byte, 0, len(text))
+	for len(text) > 0 {
+		if len(text) >= 4 && text[0] == '\\' && text[1] == 'x' {
+			if n, err := strconv.ParseUint(string(text[2:4]), 16, 8); err == nil {
+				out = append(out, byte(n))
+				text = text[4:]
+				continue
+			}
+		}
+		out = append(out, text[0])
+		text = text[1:]
+	}
+	return string(out)
 }

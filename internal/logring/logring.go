@@ -3,6 +3,7 @@
 package logring
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,10 +24,17 @@ type Ring struct {
 	maxBytes int
 
 	mu      sync.Mutex // guards all below
-	entries []machine.Entry
+	entries []entry    // as they came
 	bytes   int
 	seq     uint64        // of the newest entry
 	urgent  chan struct{} // has one element after an error was added
+}
+
+// An entry is one of the log, and when it was written by a clock that is never set: a time.Time of
+// this run has both.
+type entry struct {
+	machine.Entry
+	at time.Time
 }
 
 // New returns an empty ring that holds up to maxBytes of text and bookkeeping.
@@ -36,20 +44,24 @@ func New(maxBytes int) *Ring {
 
 // Add appends one line. Its text is made harmless and cut to MaxLine.
 func (r *Ring) Add(source string, level machine.Level, text string) {
-	r.addAt(r.now(), source, level, text)
+	r.addAt(time.Time{}, source, level, text)
 }
 
+// addAt appends a line that was written at a time; a zero time is now.
 func (r *Ring) addAt(at time.Time, source string, level machine.Level, text string) {
 	text = Clean(text)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if at.IsZero() { // read under the lock: what comes later is not older
+		at = r.now()
+	}
 	r.seq++
-	r.entries = append(r.entries, machine.Entry{Seq: r.seq, Time: at.UTC().Truncate(time.Millisecond), Source: source, Level: level, Text: text})
+	r.entries = append(r.entries, entry{machine.Entry{Seq: r.seq, Time: at.UTC().Truncate(time.Millisecond), Source: source, Level: level, Text: text}, at})
 	r.bytes += len(text) + overhead
 	drop := 0
 	for ; r.bytes > r.maxBytes && drop < len(r.entries)-1; drop++ {
 		r.bytes -= len(r.entries[drop].Text) + overhead
-		r.entries[drop] = machine.Entry{} // lets go of the text
+		r.entries[drop] = entry{} // lets go of the text
 	}
 	r.entries = r.entries[drop:] // append moves to a new array once this one's end is reached
 	if level <= machine.LevelError {
@@ -60,20 +72,28 @@ func (r *Ring) addAt(at time.Time, source string, level machine.Level, text stri
 	}
 }
 
-// Since returns the entries after sequence number after that are at least as grave as level,
-// oldest first.
+// Since returns the entries that came after sequence number after and are at least as grave as
+// level, in the order in which they were written, whatever the clock was set to meanwhile. The
+// kernel's first lines come late, after some of process 1's. Of what is returned at once the numbers
+// always rise, so the last one says where to go on; a number does not stand for one entry for ever.
 func (r *Ring) Since(after uint64, level machine.Level) []machine.Entry {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	list := []machine.Entry{}
-	if len(r.entries) == 0 || after >= r.seq {
-		return list
-	}
-	first := r.entries[0].Seq
-	for _, e := range r.entries[max(after+1, first)-first:] {
-		if e.Level <= level {
-			list = append(list, e)
+	var found []entry
+	r.mu.Lock()
+	if len(r.entries) > 0 && after < r.seq {
+		first := r.entries[0].Seq
+		for _, e := range r.entries[max(after+1, first)-first:] {
+			if e.Level <= level {
+				found = append(found, e)
+				list = append(list, machine.Entry{Seq: e.Seq})
+			}
 		}
+	}
+	r.mu.Unlock()
+	slices.SortStableFunc(found, func(a, b entry) int { return a.at.Compare(b.at) })
+	for i, e := range found {
+		e.Entry.Seq = list[i].Seq
+		list[i] = e.Entry
 	}
 	return list
 }

@@ -87,6 +87,56 @@ func TestManyMayWriteAndReadAtOnce(t *testing.T) {
 	}
 }
 
+func TestLateLinesAreReadInTheOrderOfTime(t *testing.T) {
+	r := New(1 << 20)
+	start := time.Now()
+	r.now = func() time.Time { return start.Add(5 * time.Second) }
+	r.Add("init", machine.LevelInfo, "five")
+	r.Add("init", machine.LevelDebug, "five again")
+	r.addAt(start.Add(1*time.Second), "kernel", machine.LevelInfo, "one")
+	r.addAt(start.Add(2*time.Second), "kernel", machine.LevelWarn, "two")
+	read := func(after uint64, level machine.Level, want string) (last uint64) {
+		t.Helper()
+		list := r.Since(after, level)
+		if got := strings.Join(texts(list), ", "); got != want {
+			t.Errorf("after %d: %q, want %q", after, got, want)
+		}
+		last = after
+		for _, e := range list {
+			if e.Seq <= last {
+				t.Errorf("after %d: number %d follows %d", after, e.Seq, last)
+			}
+			last = e.Seq
+		}
+		return last
+	}
+	last := read(0, machine.LevelDebug, "one, two, five, five again")
+	read(0, machine.LevelInfo, "one, two, five")
+	read(2, machine.LevelInfo, "one, two") // whoever has read before gets them when they come
+
+	r.now = func() time.Time { return start.Add(6 * time.Second) }
+	r.Add("init", machine.LevelInfo, "six")
+	if last = read(last, machine.LevelDebug, "six"); last != 5 {
+		t.Errorf("the last is number %d, want 5", last)
+	}
+	read(last, machine.LevelDebug, "")
+}
+
+// The kernel's clock is not set in a test; the ring's copy of the time is.
+func TestAStepOfTheClockChangesNoOrder(t *testing.T) {
+	r := New(1 << 20)
+	start := time.Now()
+	for i, wall := range []time.Duration{0, -8760 * time.Hour, 8760 * time.Hour, 0} {
+		at := start.Add(time.Duration(i) * time.Second)
+		r.addAt(at, "test", machine.LevelInfo, fmt.Sprint(i))
+		r.entries[i].Time = r.entries[i].Time.Add(wall)
+	}
+	r.addAt(start.Add(1500*time.Millisecond), "kernel", machine.LevelInfo, "late")
+	if got := strings.Join(texts(r.Since(0, machine.LevelDebug)), " "); got != "0 1 late 2 3" {
+		t.Errorf("read %q", got)
+	}
+}
+
 func TestALineCannotDriveATerminal(t *testing.T) {
 	for in, want := range map[string]string{
 		"plain":                 "plain",
@@ -183,9 +233,10 @@ func FuzzOutput(f *testing.F) {
 
 func TestKernelRecordsAreRead(t *testing.T) {
 	for in, want := range map[string]string{
-		"4,1,2500000,-;bad thing\n SUBSYSTEM=x\n": "4 2.5s bad thing",
-		"6,339,5140900,-,caller=T1;NET: up\n":     "6 5.1409s NET: up",
-		"2,1,0,c;":                                "2 0s ",
+		"4,1,2500000,-;bad thing\n SUBSYSTEM=x\n":  "4 2.5s bad thing",
+		"6,339,5140900,-,caller=T1;NET: up\n":      "6 5.1409s NET: up",
+		"2,1,0,c;":                                 "2 0s ",
+		`6,1,0,-;a\x09b \x5cx09 \xc3\xbc \x1 \xzz`: "6 0s a\tb \\x09 ü \\x1 \\xzz",
 	} {
 		level, since, text, ok := parseKernel([]byte(in))
 		if got := fmt.Sprintf("%d %v %s", level, since, text); !ok || got != want {
