@@ -1,9 +1,14 @@
 package console
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
+
+	"cloudlink.local/gateway/internal/condition"
+	"cloudlink.local/gateway/internal/machine"
+	"cloudlink.local/gateway/internal/network"
 )
 
 // typeAll feeds text and returns the lines that came of it and what was printed.
@@ -179,9 +184,56 @@ func TestAScreenIsPrintedAgainWhenSomethingChanged(t *testing.T) {
 	all := views()
 	expect("a new state settles", see(all["searching"], 10), 2)
 	expect("a URL is shown at once", see(all["healthy"], 3600), 0)
+	expect("what changes beside it", see(detailed(), 3600))
+	expect("a lost link", see(unplugged(), 100), 2)
 	expect("trouble", see(all["no-port"], 100), 2)
 	expect("a moment's trouble", see(all["starting"], 1))
 	expect("is none", see(all["no-port"], 100))
+}
+
+// detailed is the sample some seconds later: its router has announced a prefix, the lease is older,
+// and the speed is known better.
+func detailed() View {
+	v := sample()
+	p := &v.Network.Ports[0]
+	p.Addresses = append(p.Addresses, network.Address{Prefix: netip.MustParsePrefix("2001:db8::5/64"), Source: network.Kernel, ValidSeconds: 86400})
+	p.Addresses[0].ValidSeconds--
+	p.SpeedMbps = 100
+	p.DNS = append(p.DNS, netip.MustParseAddr("2001:db8::1"))
+	return v
+}
+
+// unplugged is the sample with its cable pulled, before anybody has drawn conclusions.
+func unplugged() View {
+	v := sample()
+	v.Network.Ports[0].Link = false
+	return v
+}
+
+func TestEachMatterOfTheOwnersIsNews(t *testing.T) {
+	for name, change := range map[string]func(*View){
+		"IPv4 address": func(v *View) {
+			v.Network.Ports[0].Addresses[0].Prefix = netip.MustParsePrefix("192.0.2.1/24")
+		},
+		"IPv4 prefix":   func(v *View) { v.Network.Ports[0].Addresses[0].Prefix = netip.MustParsePrefix("10.0.2.15/8") },
+		"only IPv6":     func(v *View) { v.Network.Ports[0].Addresses = v.Network.Ports[0].Addresses[1:] },
+		"link":          func(v *View) { v.Network.Ports[0].Link = false },
+		"port":          func(v *View) { v.Network.Ports = append(v.Network.Ports, network.Port{Name: "eth1"}) },
+		"condition":     func(v *View) { v.Machine.Conditions = []condition.Condition{condition.New(condition.DataReplaced)} },
+		"service":       func(v *View) { v.Machine.Services[1].State = machine.Stopped },
+		"no network":    func(v *View) { v.Network = nil },
+		"no machine":    func(v *View) { v.Machine = nil },
+		"serial number": func(v *View) { v.Machine.Serial = "CL-1" },
+	} {
+		v := sample()
+		change(&v)
+		if key(v) == key(sample()) {
+			t.Errorf("%s: a change is no news", name)
+		}
+	}
+	if key(detailed()) != key(sample()) {
+		t.Error("a change that concerns nobody is news")
+	}
 }
 
 func TestAFlappingStateDoesNotFillTheLog(t *testing.T) {

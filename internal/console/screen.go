@@ -2,6 +2,7 @@ package console
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -33,16 +34,32 @@ func Screen(v View, lang string) string {
 	return screen(v, languageOf(lang), func(c condition.Condition) condition.Text { return c.Text(lang) })
 }
 
-// key differs when the screen does, but for the time that passes. It costs little.
+// key differs when something does that matters to the owner: where the page is, a port's link and IPv4
+// addresses, a service's trouble, what is wrong. IPv6 addresses come and go beside those. It costs little.
 func key(v View) string {
-	if v.Machine != nil {
-		m := *v.Machine
-		m.UptimeSeconds = 0
-		v.Machine = &m
+	var b strings.Builder
+	note := func(what ...any) { fmt.Fprintf(&b, "%q\n", fmt.Sprintln(what...)) }
+	if n := v.Network; n != nil {
+		note("network", urls(n))
+		for _, p := range n.Ports[:min(len(n.Ports), maxPorts)] {
+			note(p.Name, p.Link)
+			for _, a := range p.Addresses {
+				if a.Prefix.Addr().Is4() {
+					note(a.Prefix)
+				}
+			}
+		}
 	}
-	return screen(v, &english, func(c condition.Condition) condition.Text {
-		return condition.Text{Title: string(c.ID), Cure: fmt.Sprint(c.Args)}
-	})
+	if m := v.Machine; m != nil {
+		note("machine", title(v, &english), m.Serial)
+		for _, s := range m.Services {
+			note(serviceLine(s, &english))
+		}
+	}
+	for _, c := range conditions(v) {
+		note(c.ID, c.Args)
+	}
+	return b.String()
 }
 
 func screen(v View, l *language, words func(condition.Condition) condition.Text) string {
@@ -131,8 +148,14 @@ func urls(n *network.Status) []string {
 // portLine is a port's state and addresses; the main port is to have one.
 func portLine(p network.Port, main bool, l *language) string {
 	var list []string
-	for _, a := range p.Addresses[:min(len(p.Addresses), maxPorts)] {
-		list = append(list, a.Prefix.String())
+	best := useless
+	for _, a := range p.Addresses {
+		best = min(best, useOf(a.Prefix.Addr()))
+	}
+	for _, a := range p.Addresses {
+		if useOf(a.Prefix.Addr()) == best && len(list) < maxPorts {
+			list = append(list, a.Prefix.String())
+		}
 	}
 	if main && p.Link && !slices.ContainsFunc(p.Addresses, func(a network.Address) bool { return a.Source != network.Kernel }) {
 		list = append(list, l.noAddress)
@@ -142,6 +165,28 @@ func portLine(p network.Port, main bool, l *language) string {
 		line += ": " + strings.Join(list, ", ")
 	}
 	return line
+}
+
+// A use is what the owner can do with an address. The status screen has a port's most useful ones,
+// the page of addresses has all.
+type use int
+
+const (
+	useful     use = iota
+	deprecated     // fec0::/10, given up by RFC 3879; some emulators still give it
+	useless        // fe80::/10: no browser takes it
+)
+
+var siteLocal = netip.MustParsePrefix("fec0::/10")
+
+func useOf(a netip.Addr) use {
+	switch {
+	case a.Is6() && a.IsLinkLocalUnicast():
+		return useless
+	case siteLocal.Contains(a):
+		return deprecated
+	}
+	return useful
 }
 
 func linkState(p network.Port, l *language) string {

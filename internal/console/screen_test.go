@@ -150,6 +150,25 @@ func TestTheURLHasALineOfItsOwn(t *testing.T) {
 	}
 }
 
+func TestAPortsLineHasItsMostUsefulAddresses(t *testing.T) {
+	for _, c := range []struct{ addresses, want string }{
+		{"10.0.2.15/24 fec0::1/64 fe80::1/64", ": 10.0.2.15/24"},
+		{"fe80::1/64 fec0::1/64 2001:db8::1/64 fd00::1/64", ": 2001:db8::1/64, fd00::1/64"},
+		{"169.254.1.2/16 fe80::1/64", ": 169.254.1.2/16"},
+		{"fec0::1/64 fe80::1/64", ": fec0::1/64"},
+		{"fe80::1/64", ": fe80::1/64"},
+		{"", ""},
+	} {
+		p := network.Port{Name: "eth0", Link: true}
+		for a := range strings.FieldsSeq(c.addresses) {
+			p.Addresses = append(p.Addresses, network.Address{Prefix: netip.MustParsePrefix(a)})
+		}
+		if got := portLine(p, false, &english); got != "eth0, connected"+c.want {
+			t.Errorf("%s: %q", c.addresses, got)
+		}
+	}
+}
+
 func TestLabelsFitTheirColumn(t *testing.T) {
 	for _, l := range []*language{&english, &german} {
 		for _, label := range []string{l.page, l.port, l.serial, l.uptime, l.service, l.machine,
