@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"cloudlink.local/gateway/internal/machine"
+	"cloudlink.local/gateway/internal/safefile"
 )
 
 const (
@@ -169,7 +170,7 @@ func replace(path string, b []byte) error {
 
 // Previous returns the last run's tail as far as level asks for it, oldest first.
 func (t *Tail) Previous(level machine.Level) ([]machine.Entry, error) {
-	f, err := os.Open(filepath.Join(t.dir, previousLog))
+	f, err := safefile.Open(filepath.Join(t.dir, previousLog))
 	if errors.Is(err, fs.ErrNotExist) {
 		return []machine.Entry{}, nil
 	}
