@@ -17,6 +17,7 @@ import (
 	"cloudlink.local/gateway/internal/condition"
 	"cloudlink.local/gateway/internal/logring"
 	"cloudlink.local/gateway/internal/machine"
+	"cloudlink.local/gateway/internal/safefile"
 )
 
 // How long the boot waits for the disk to appear, and then for its data partition.
@@ -114,7 +115,7 @@ func lastRun(st *state, watchdogReset bool, ring *logring.Ring, log *slog.Logger
 	for _, line := range words.Lines {
 		ring.Add("pstore", machine.LevelWarn, line)
 	}
-	mark, err := os.ReadFile(cleanFile)
+	mark, err := safefile.Read(cleanFile, 100)
 	_, before := os.Stat(clockFile)
 	switch {
 	case watchdogReset || words.Crashed:

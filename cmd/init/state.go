@@ -22,6 +22,7 @@ import (
 	"cloudlink.local/gateway/internal/logring"
 	"cloudlink.local/gateway/internal/machine"
 	"cloudlink.local/gateway/internal/release"
+	"cloudlink.local/gateway/internal/safefile"
 	"cloudlink.local/gateway/internal/supervise"
 )
 
@@ -205,7 +206,7 @@ func ownDirectory(dir string, user uint32) error {
 func makeDataDirs(rows []row) error {
 	errs := []error{os.Chmod(data.Dir, 0o755)}
 	private := func(dir string, user int) {
-		errs = append(errs, os.MkdirAll(dir, 0o700), os.Chown(dir, user, user), os.Chmod(dir, 0o700))
+		errs = append(errs, safefile.Clear(dir, true), os.MkdirAll(dir, 0o700), os.Chown(dir, user, user), os.Chmod(dir, 0o700))
 	}
 	private(ownDir, 0)
 	private(logDir, 0)

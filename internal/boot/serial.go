@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/google/renameio/v2"
+
+	"cloudlink.local/gateway/internal/safefile"
 )
 
 // Serial returns the device's serial number: the one its maker gave it; else the one kept in file;
@@ -22,7 +24,7 @@ func Serial(sys, file string) (string, error) {
 			}
 		}
 	}
-	if b, err := os.ReadFile(file); err == nil {
+	if b, err := safefile.Read(file, 100); err == nil {
 		if s := cleanSerial(string(b)); s != "" {
 			return s, nil
 		}

@@ -18,6 +18,9 @@ func AllConditions(own []condition.Condition, s *Status) []condition.Condition {
 		if s.Clock.Set() {
 			list = slices.DeleteFunc(list, func(c condition.Condition) bool { return c.ID == condition.ClockFloor })
 		}
+		if s.Unsaved && !slices.ContainsFunc(list, func(c condition.Condition) bool { return c.ID == condition.DataReadOnly }) {
+			list = append(list, condition.New(condition.DataReadOnly))
+		}
 		list = append(list, s.Conditions()...)
 	}
 	condition.Sort(list)

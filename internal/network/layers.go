@@ -2,11 +2,8 @@ package network
 
 import (
 	"crypto/rand"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +15,7 @@ import (
 	"cloudlink.local/gateway/internal/network/ipv6"
 	"cloudlink.local/gateway/internal/network/reconcile"
 	"cloudlink.local/gateway/internal/network/spec"
+	"cloudlink.local/gateway/internal/safefile"
 	"cloudlink.local/gateway/internal/settings"
 )
 
@@ -237,12 +235,12 @@ func offersOf(p firewall.Policy) string {
 // secret reads the 16 bytes that never leave the gateway and of which its ports' own IPv6 addresses
 // are made (RFC 7217), or makes them.
 func secret(path string) (netip.Addr, error) {
-	b, err := os.ReadFile(path)
+	b, err := safefile.Read(path, 16)
 	if addr, ok := netip.AddrFromSlice(b); err == nil && ok && addr.Is6() {
 		return addr, nil
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return netip.Addr{}, fmt.Errorf("read secret of IPv6 addresses: %w", err)
+	if err := safefile.Clear(path, false); err != nil {
+		return netip.Addr{}, fmt.Errorf("make room for the secret of IPv6 addresses: %w", err)
 	}
 	var fresh [16]byte
 	rand.Read(fresh[:]) // does not fail

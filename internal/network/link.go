@@ -19,6 +19,7 @@ import (
 	"cloudlink.local/gateway/internal/network/ipv6"
 	"cloudlink.local/gateway/internal/network/linklocal"
 	"cloudlink.local/gateway/internal/network/reconcile"
+	"cloudlink.local/gateway/internal/safefile"
 	"cloudlink.local/gateway/internal/settings"
 )
 
@@ -66,7 +67,7 @@ func (s *service) leaseFile(name string) string {
 // newLink makes a link with what is kept of it. A lease of this boot is on the port still.
 func (s *service) newLink(have reconcile.Link) *link {
 	l := &link{name: have.Name}
-	b, err := os.ReadFile(s.leaseFile(have.Name))
+	b, err := safefile.Read(s.leaseFile(have.Name), 1<<20)
 	if err != nil {
 		return l
 	}

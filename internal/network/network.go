@@ -33,6 +33,7 @@ import (
 	"cloudlink.local/gateway/internal/network/reconcile"
 	"cloudlink.local/gateway/internal/network/spec"
 	"cloudlink.local/gateway/internal/release"
+	"cloudlink.local/gateway/internal/safefile"
 	"cloudlink.local/gateway/internal/settings"
 )
 
@@ -89,10 +90,12 @@ type service struct {
 
 	clockState atomic.Pointer[ntp.State]
 	published  atomic.Pointer[Status]
-	changing   sync.Mutex // held while settings are being changed
+	unsaved    atomic.Bool // settings are in effect that could not be saved
+	changing   sync.Mutex  // held while settings are being changed
 
 	mu        sync.Mutex       // guards what follows
-	addresses commit.Addresses // of what is to be applied
+	addresses commit.Addresses // of what is applied,
+	number    uint64           // the change of this number
 	policy    *firewall.Policy // applied last
 
 	changed chan struct{} // has an element where something is to be applied
@@ -176,6 +179,11 @@ func (s *service) open() error {
 	s.seen = map[string]reconcile.Link{}
 	s.static = map[netip.Prefix]bool{}
 	s.clockState.Store(&ntp.State{Source: ntp.Floor})
+	for _, name := range []string{"settings.json", "settings.json.good", "change.json", "secret", "duid", "clock"} {
+		if err := safefile.Clear(filepath.Join(s.Data, name), false); err != nil { // what is in the way of saving
+			s.log.Warn("make room for " + name + ": " + err.Error())
+		}
+	}
 	s.diary = diary.Open(diary.Config{
 		Dir: filepath.Join(s.Data, "diary"), BootID: s.boot.ID, Boottime: s.boottime,
 		Clock: func() string { return string(s.clockState.Load().Source) }, Log: s.log,
@@ -333,6 +341,7 @@ func (s *service) converge(ctx context.Context) {
 	slices.SortFunc(ports, func(a, b reconcile.Link) int { return a.Index - b.Index })
 	s.tellCables(ports)
 
+	number := s.keeper.Status().Number // before: a change that comes in between is not taken for this one
 	effective := s.keeper.Effective()
 	plans := plan(ports, effective.Current)
 	var former []portPlan
@@ -352,7 +361,7 @@ func (s *service) converge(ctx context.Context) {
 		state = after
 	}
 	s.tellStatic(specs.current)
-	s.publish(state, ports, plans, specs)
+	s.publish(state, ports, plans, specs, number)
 	s.wishTime(plans)
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -81,6 +82,7 @@ func read(w http.ResponseWriter, r *http.Request, v any) bool {
 func (s *service) status() Status {
 	status := *s.published.Load()
 	status.Clock = s.clockNow()
+	status.Unsaved = s.unsaved.Load()
 	if c := s.keeper.Status(); c.State == commit.Probation {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -125,9 +127,7 @@ func (s *service) change(w http.ResponseWriter, r *http.Request) {
 	if p.Network != nil {
 		fields := commit.Fields(s.keeper.Effective().Current, all.Network)
 		status, err := s.keeper.Begin(all.Network, p.By, name(p.From))
-		if save := (*commit.SaveError)(nil); errors.As(err, &save) {
-			s.log.Warn(err.Error()) // it is in effect
-		} else if err != nil {
+		if !s.saved(err) {
 			refuse(w, http.StatusUnprocessableEntity, refusal(err))
 			return
 		}
@@ -159,10 +159,14 @@ func (s *service) confirm(w http.ResponseWriter, r *http.Request) {
 	if !read(w, r, &q) {
 		return
 	}
+	s.settled(r.Context())
 	s.mu.Lock()
-	addresses := s.addresses
+	addresses, number := s.addresses, s.number
 	s.mu.Unlock()
-	_, err := s.keeper.Confirm(0, q.ArrivedOn, addresses, q.By, name(q.From))
+	if number == 0 {
+		number = math.MaxUint64 // none: 0 would be whichever has begun since
+	}
+	_, err := s.keeper.Confirm(number, q.ArrivedOn, addresses, q.By, name(q.From))
 	s.told(w, r, err)
 }
 
@@ -175,9 +179,20 @@ func (s *service) takeBack(w http.ResponseWriter, r *http.Request) {
 	s.told(w, r, err)
 }
 
+// saved says whether a Keeper has done what it was asked. What it could not save is in effect until the
+// next start, and the owner is told.
+func (s *service) saved(err error) bool {
+	save := (*commit.SaveError)(nil)
+	if err != nil && !errors.As(err, &save) {
+		return false
+	}
+	s.unsaved.Store(err != nil)
+	return true
+}
+
 // told answers what a Keeper has said.
 func (s *service) told(w http.ResponseWriter, r *http.Request, err error) {
-	if save := (*commit.SaveError)(nil); err != nil && !errors.As(err, &save) {
+	if !s.saved(err) {
 		refuse(w, http.StatusConflict, refusal(err))
 		return
 	}

@@ -28,6 +28,9 @@ type Status struct {
 	Ports  []Port  `json:"ports"` // in the kernel's order: the first is wan, the second lan; others are not used
 	Clock  Clock   `json:"clock"`
 	Change *Change `json:"change,omitempty"` // nil: nothing is on probation
+
+	// Unsaved says that settings are in effect that could not be saved: they end with this run.
+	Unsaved bool `json:"unsaved,omitempty"`
 }
 
 // A Change of settings is on probation: unless it is confirmed over the new configuration, it is taken

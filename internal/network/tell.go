@@ -238,7 +238,7 @@ func (s *service) tellDuplicates(err error) error {
 }
 
 // publish makes what is asked for of what is there.
-func (s *service) publish(state reconcile.State, ports []reconcile.Link, plans []portPlan, sp specs) {
+func (s *service) publish(state reconcile.State, ports []reconcile.Link, plans []portPlan, sp specs, number uint64) {
 	now := time.Now()
 	status := &Status{Ports: []Port{}}
 	var ours commit.Addresses
@@ -292,7 +292,7 @@ func (s *service) publish(state reconcile.State, ports []reconcile.Link, plans [
 	}
 	s.published.Store(status)
 	s.mu.Lock()
-	s.addresses = ours
+	s.addresses, s.number = ours, number
 	s.mu.Unlock()
 }
 

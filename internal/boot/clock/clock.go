@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -19,6 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/google/renameio/v2"
+
+	"cloudlink.local/gateway/internal/safefile"
 )
 
 // A Source says where the time came from.
@@ -98,15 +99,10 @@ func (c *Clock) Resume(file, sure string) error {
 
 // read reads a saved time; zero is none.
 func read(file string) (time.Time, error) {
-	f, err := os.Open(file)
+	b, err := safefile.Read(file, 100)
 	if errors.Is(err, fs.ErrNotExist) {
 		return time.Time{}, nil
 	}
-	if err != nil {
-		return time.Time{}, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 100))
 	if err != nil {
 		return time.Time{}, err
 	}

@@ -12,6 +12,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +41,9 @@ const (
 type Result struct {
 	State  machine.DataState
 	Detail string // the error behind the state
+
+	device string // the kernel's name of it
+	errors int    // that the file system had when it was mounted
 }
 
 // Lasting says whether what is written to the directory outlives a restart.
@@ -69,6 +74,8 @@ func (p Partition) Open(dir string, limit time.Duration) Result {
 		if err := unix.Mount(at, dir, "", unix.MS_MOVE, ""); err != nil {
 			return p.standIn(dir, Result{State: machine.DataFailing, Detail: fmt.Sprintf("move mount to %s: %v", dir, err)})
 		}
+		r.device = filepath.Base(p.Device)
+		r.errors = errorsOf(r.device)
 		return r
 	case <-time.After(limit):
 		go func() { // should it answer after all, it is not left mounted out of sight
@@ -298,11 +305,22 @@ func (r Result) Status(dir string) (machine.Data, []condition.Condition) {
 	if d.FreeBytes < min(d.SizeBytes/20, reserve) {
 		list = append(list, condition.New(condition.DataFull))
 	}
-	if fs.Flags&unix.ST_RDONLY != 0 && r.Lasting() { // the kernel found damage while it ran
+	// The kernel found damage while it ran and writes no more. Linux 6.12 does not show that in the flags.
+	if (fs.Flags&unix.ST_RDONLY != 0 || errorsOf(r.device) > r.errors) && r.Lasting() {
 		d.State = machine.DataReadOnly
 		list = append(list, condition.New(condition.DataReadOnly))
 	}
 	return d, list
+}
+
+// errorsOf is how many errors the kernel has found in the ext4 of a device; 0 where it does not say.
+func errorsOf(device string) int {
+	b, err := os.ReadFile("/sys/fs/ext4/" + device + "/errors_count")
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+	return n
 }
 
 // reserve is how many bytes should be free, on a partition that is not small.

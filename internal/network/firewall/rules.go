@@ -31,10 +31,10 @@ type rule struct {
 	exprs   []expr.Any
 }
 
-// Bounds. The portal's is on connections that are open or half open: an attacker may fill it, but not
-// the connection table that calls need. A ping a second is one person; the rest is room for tools.
+// Bounds. The portal's is on connections that are open or half open: it takes dozens of forged ones a
+// second to lock others out, and they never fill the connection table that calls need. A ping a second is one person; the rest is room for tools.
 const (
-	portalConnections = 256
+	portalConnections = 2048
 	echoes            = 50   // a second, of each IP version
 	mdnsPackets       = 1000 // a second and port
 )

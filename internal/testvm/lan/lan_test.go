@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -323,7 +324,23 @@ func TestAChangeIsOnProbation(t *testing.T) {
 		}
 	})
 	step("both configurations answer, and only the new one confirms", func(t *testing.T) {
+		// Whoever confirms all the time over the old address confirms nothing, not even in the moment of
+		// the change.
+		ctx, stop := context.WithCancel(t.Context())
+		var confirming sync.WaitGroup
+		for range 3 {
+			confirming.Go(func() {
+				for ctx.Err() == nil {
+					if status, _, err := l.send("POST", old, "/api/v1/network/confirm", struct{}{}); err == nil && status == http.StatusOK {
+						t.Error("confirmed over the old address")
+						return
+					}
+				}
+			})
+		}
 		change(t, next)
+		stop()
+		confirming.Wait()
 		for _, addr := range []netip.Addr{old, next} {
 			vm.Until(addr.String()+" answers", func() error { return l.asks(addr, 80) })
 		}
