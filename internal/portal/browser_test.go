@@ -263,11 +263,17 @@ func TestPagesInTheBrowser(t *testing.T) {
 		"works":  run(t, newPortal(t, sample())),
 		"faulty": run(t, newPortal(t, faulty())),
 		"silent": run(t, newPortal(t, silent)),
+		"trying": run(t, newPortal(t, trying())),
 	}
 	pages := []struct{ name, gateway, path string }{
 		{"overview", "works", "/"},
 		{"overview-faulty", "faulty", "/"},
 		{"overview-silent", "silent", "/"},
+		{"overview-probation", "trying", "/"},
+		{"network", "works", "/network"},
+		{"network-faulty", "faulty", "/network"},
+		{"network-silent", "silent", "/network"},
+		{"network-probation", "trying", "/network?done=saved"},
 		{"log", "works", "/log"},
 		{"log-debug", "faulty", "/log?level=debug"},
 		{"log-previous", "works", "/log?boot=previous"},
@@ -297,6 +303,7 @@ func TestPagesInTheBrowser(t *testing.T) {
 						if got := eval[int64](t, ctx, "document.documentElement.scrollWidth"); got > width {
 							t.Errorf("%s: %d pixels wide", page.name, got)
 						}
+						eval[bool](t, ctx, `document.querySelectorAll("details").forEach((d) => { d.removeAttribute("name"); d.open = true }) || true`)
 						for _, v := range violations(t, ctx) {
 							t.Errorf("%s: %s", page.name, v)
 						}
