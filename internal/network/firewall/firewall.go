@@ -99,22 +99,24 @@ func Apply(p Policy) (changed bool, err error) {
 	}
 	want := rules(p)
 	const tries = 3 // somebody else may write at the same moment
-	for range tries {
+	for try := 0; ; try++ {
 		have, readErr := read()
 		if readErr != nil {
 			return changed, fmt.Errorf("read firewall: %w", readErr)
 		}
 		difference := have.differs(want)
-		if difference == "" {
-			return changed, nil
+		switch {
+		case difference == "":
+			return try > 0, nil
+		case try == tries && err == nil:
+			return changed, fmt.Errorf("write firewall: the kernel keeps something else: %s", difference)
+		case try == tries:
+			return changed, fmt.Errorf("write firewall: %w", err)
 		}
-		if writeErr := write(want, have.sound()); writeErr != nil {
-			err = fmt.Errorf("write firewall: %w", writeErr)
-			continue
+		if err = write(want, have.sound()); err == nil { // else the next look tells whether it took effect
+			changed = true
 		}
-		changed, err = true, fmt.Errorf("write firewall: the kernel keeps something else: %s", difference)
 	}
-	return changed, err
 }
 
 // Verify returns an error unless the kernel's table is that of p.

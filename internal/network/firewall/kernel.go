@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -15,11 +16,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// patience is how long the kernel may take to do what it is told: it does so before send returns.
+const patience = 10 * time.Second
+
 // write replaces the rules of our table by those of want in one transaction. Where our chains are not
 // sound, it makes the whole table anew; else the chains stay, so that no packet passes between.
 func write(want []chain, sound bool) error {
 	conn, err := nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error {
-		return c.SetReadBuffer(1 << 20) // the kernel says every rule back before we read
+		// The kernel says every rule back before we read. The library counts what comes back, and would
+		// wait for ever for what the kernel had no memory to say.
+		return errors.Join(c.SetReadBuffer(1<<20), c.SetDeadline(time.Now().Add(patience)))
 	}))
 	if err != nil {
 		return err
@@ -285,6 +291,9 @@ func readOnce() (table, error) {
 		return t, err
 	}
 	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return t, err
+	}
 	err = dump(conn, unix.NFT_MSG_GETTABLE, unix.NFTA_TABLE_NAME, func(attrs map[uint16][]byte) error {
 		t.exists = true
 		t.flags = number(attrs[unix.NFTA_TABLE_FLAGS])
