@@ -91,7 +91,8 @@ var Settings = []struct{ Name, Value string }{
 	{"fs/protected_regular", "2"},
 	{"fs/suid_dumpable", "0"},
 	{"kernel/core_pattern", "|/bin/false"},
-	{"kernel/sysrq", "0"}, // a break on the serial line is line noise
+	{"kernel/sysrq", "0"},                       // a break on the serial line is line noise
+	{"net/netfilter/nf_conntrack_max", "16384"}, // a small machine's default is less than calls and forged connections need
 	{"kernel/panic", "10"},
 	{"kernel/panic_on_oops", "1"},
 	{"kernel/ctrl-alt-del", "0"}, // ask process 1

@@ -135,7 +135,7 @@ func TestAnyPolicyIsReadBackAsItWasWanted(t *testing.T) {
 				rule    string
 			}{
 				{port.Portal, `tcp dport 80 counter`},
-				{port.Portal, `tcp dport 80 ct count over 256`},
+				{port.Portal, fmt.Sprintf("tcp dport 80 ct count over %d", portalConnections)},
 				{port.MDNS, `udp dport 5353`},
 				{port.MDNS, `meta nfproto ipv4 meta l4proto igmp`},
 				{port.DHCPv4, `meta nfproto ipv4 udp dport 68`},

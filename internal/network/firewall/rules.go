@@ -37,6 +37,7 @@ const (
 	portalConnections = 2048
 	echoes            = 50   // a second, of each IP version
 	mdnsPackets       = 1000 // a second and port
+	adverts           = 20   // a second: the kernel makes a route of each prefix in a flood, without end
 )
 
 // rules returns the whole table for p.
@@ -72,7 +73,7 @@ func rules(p Policy) []chain {
 	const router, multicast = 134, 143
 	input = append(input,
 		rule{"neighbours", match(ipv6(), icmp6(135, 136), hopLimit(255), accept)},
-		rule{"routers", match(ipv6(), icmp6(router, router), hopLimit(255), sourceOnLink(), accept)},
+		rule{"routers", match(ipv6(), icmp6(router, router), hopLimit(255), sourceOnLink(), limit(adverts), accept)},
 		rule{"multicast listeners", match(ipv6(), icmp6(130, 132), sourceOnLink(), accept)},
 		rule{"multicast listeners", match(ipv6(), icmp6(multicast, multicast), sourceOnLink(), accept)},
 	)
