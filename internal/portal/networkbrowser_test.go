@@ -130,9 +130,9 @@ func TestM10_SelfTestInTheBrowser(t *testing.T) {
 	screen(t, ctx, 390, "dark")
 	do(t, ctx, chromedp.Navigate(served.url("/network")))
 	do(t, ctx, chromedp.Click(chromedp.CSS(`.check button`)))
-	await(t, ctx, `document.querySelector(".check button").disabled && getComputedStyle(document.querySelector(".busy span")).visibility === "visible"`)
+	await(t, ctx, `document.querySelector(".check button").disabled && document.querySelector(".busy span").checkVisibility()`)
 	g.net.testing <- true
-	await(t, ctx, `document.getElementById("table").innerText.includes("Geprüft: 1 offen, 4 gesperrt,")`)
+	await(t, ctx, `document.getElementById("table").innerText.includes("Geprüft: 4 in Ordnung, 1 nicht in Ordnung,")`)
 	await(t, ctx, `!document.querySelector(".check button").disabled`)
 	for _, v := range violations(t, ctx) {
 		t.Error(v)
@@ -171,5 +171,5 @@ func TestPortsAreSetWithoutJavaScript(t *testing.T) {
 	follow(t, ctx, `[action="/network/return"] button`)
 	says("The change is taken back.")
 	follow(t, ctx, `.check button`)
-	says("Checked: 1 open, 4 blocked,")
+	says("Checked: 4 as they should be, 1 not,")
 }

@@ -152,11 +152,21 @@ type table struct {
 	Unknown bool
 }
 
-// Count is how many rows are in a state.
-func (t table) Count(s portmap.State) int {
+// Good is how many rows are as they should be.
+func (t table) Good() int { return t.count(func(r portmap.Result) bool { return r.Good }) }
+
+// Bad is how many are not.
+func (t table) Bad() int { return len(t.Results) - t.Good() - t.Unsure() }
+
+// Unsure is how many cannot be checked.
+func (t table) Unsure() int {
+	return t.count(func(r portmap.Result) bool { return r.State == portmap.Unknown })
+}
+
+func (t table) count(is func(portmap.Result) bool) int {
 	n := 0
 	for _, r := range t.Results {
-		if r.State == s {
+		if is(r) {
 			n++
 		}
 	}

@@ -352,7 +352,7 @@ func TestM10_TableOfPortsIsShownAndChecked(t *testing.T) {
 		} else if strings.Contains(body, "<html") {
 			t.Error("htmx gets a whole page")
 		}
-		for _, want := range []string{"Geprüft: 1 offen, 4 gesperrt,", `<span class="badge ok">offen</span>`, `<span class="badge bad">gesperrt</span>`, `<span class="badge ok">gesperrt</span>`, "pool.ntp.org hat geantwortet."} {
+		for _, want := range []string{"Geprüft: 4 in Ordnung, 1 nicht in Ordnung,", `<span class="badge ok">offen</span>`, `<span class="badge bad">gesperrt</span>`, `<span class="badge ok">gesperrt</span>`, "pool.ntp.org hat geantwortet."} {
 			if resp.StatusCode != http.StatusOK || !strings.Contains(body, want) {
 				t.Errorf("%q: %s, lacks %q", header, resp.Status, want)
 			}
