@@ -123,11 +123,8 @@ func newLAN() (*lan, error) {
 		return nil, err
 	}
 	l := &lan{namespace: n}
-	// A switch without spanning tree forwards from the first moment. Its address would else be that of
-	// one of the ports, which come and go.
-	if err := n.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{
-		Name: bridge, HardwareAddr: net.HardwareAddr{2, 0, 0, 9, 255, 255},
-	}}); err != nil {
+	// A switch without spanning tree forwards from the first moment.
+	if err := n.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridge}}); err != nil {
 		return nil, fmt.Errorf("make switch: %w", err)
 	}
 	if err := errors.Join(n.add(bridge, "10.9.0.1/16"), n.up(bridge)); err != nil {
