@@ -197,11 +197,12 @@ func (p *Portal) newNetworkPage(r *http.Request) *networkPage {
 		s, err = p.settings(r.Context())
 		np.Unknown = err != nil
 	}
+	np.Diary, np.Table = timeline{view: np.view, Unknown: true}, table{view: np.view, Unknown: true}
+	if np.Unknown {
+		return np // nobody waits for one more answer that does not come
+	}
 	np.Diary = p.newTimeline(r.Context(), np.view)
 	np.Table = p.newTable(r.Context(), np.view)
-	if np.Unknown {
-		return np
-	}
 	for _, port := range np.State.Ports {
 		var f form
 		switch port.Role {

@@ -167,10 +167,10 @@ func (g *gatherer) refresh(ctx context.Context) {
 		g.refreshNetwork(ctx)
 		return
 	}
-	other.Go(func() { g.refreshNetwork(ctx) })
-	ctx, cancel := g.patient(ctx)
+	patient, cancel := g.patient(ctx)
 	defer cancel()
-	g.m, g.mErr = g.machine.Status(ctx)
+	other.Go(func() { g.refreshNetwork(ctx) })
+	g.m, g.mErr = g.machine.Status(patient)
 	other.Wait()
 	g.mAsked = time.Now()
 	g.tell(PartMachine, g.mAsked, g.mErr)
