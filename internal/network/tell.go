@@ -264,14 +264,16 @@ func (s *service) publish(state reconcile.State, ports []reconcile.Link, plans [
 			if ip.Is6() && ip.IsLinkLocalUnicast() {
 				ip = ip.WithZone(a.Link)
 			}
-			switch now, then := names(sp.current, a.Address, kernels), names(sp.former, a.Address, kernels); {
+			now, then := names(sp.current, a.Address, kernels), names(sp.former, a.Address, kernels)
+			address.Former = then && !now
+			switch {
+			case port.Role == WAN: // the owner comes from lan (D2): what happens here does not cut him off
 			case now && then:
 				ours.Common = append(ours.Common, ip)
 			case now:
 				ours.New = append(ours.New, ip)
 			case then:
 				ours.Old = append(ours.Old, ip)
-				address.Former = true
 			}
 			port.Addresses = append(port.Addresses, address)
 		}

@@ -130,6 +130,27 @@ func TestTwoPorts(t *testing.T) {
 			}
 		}
 	})
+	step("a change of wan is confirmed over lan, from where its owner comes", func(t *testing.T) {
+		n := settings.Default().Network
+		n.WAN.IPv4 = settings.IPv4{Method: settings.Static, Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/24")}}
+		if status, answer, err := local.send("PUT", onLAN, "/api/v1/network", n); err != nil || status != http.StatusOK {
+			t.Fatalf("%d %s %v", status, answer, err)
+		}
+		if status, answer, err := local.send("POST", onLAN, "/api/v1/network/confirm", struct{}{}); err != nil || status != http.StatusOK {
+			t.Errorf("%d %s %v", status, answer, err)
+		}
+		n = settings.Default().Network
+		local.send("PUT", onLAN, "/api/v1/network", n)
+		local.send("POST", onLAN, "/api/v1/network/confirm", struct{}{})
+		vm.Until("wan has its lease again", func() error {
+			addr, ok := leased(vm.Status(), "eth0")
+			if !ok || vm.Status().Change != nil {
+				return fmt.Errorf("%+v", vm.Status().Ports)
+			}
+			onWAN = addr
+			return nil
+		})
+	})
 	step("kill -9 of the service: addresses and routes stay", func(t *testing.T) {
 		before := vm.Shell("ip addr show eth0") + vm.Shell("ip route show")
 		for _, s := range vm.Status().Services {
