@@ -17,6 +17,7 @@ const (
 	maxDNS       = 3 // resolv.conf(5)'s
 	maxRoutes    = 32
 	maxServers   = 8
+	maxName      = 40 // characters of a label: DNS would take 63, a person does not
 )
 
 // Check returns what is wrong with s as Errors, nil if all is well.
@@ -38,17 +39,48 @@ func (n Network) Check() error {
 
 func (s Settings) check(errs *Errors) {
 	s.Network.check(errs)
-	if tooMany(errs, "clock.servers", len(s.Clock.Servers), maxServers) {
+	s.Clock.check(errs)
+	s.Names.check(errs)
+}
+
+func (c Clock) check(errs *Errors) {
+	if tooMany(errs, "clock.servers", len(c.Servers), maxServers) {
 		return
 	}
-	for i, host := range s.Clock.Servers {
+	for i, host := range c.Servers {
 		path := entry("clock.servers", i)
 		if !checkHost(errs, path, host) {
 			continue
 		}
-		if slices.ContainsFunc(s.Clock.Servers[:i], func(other string) bool { return strings.EqualFold(host, other) }) {
+		if slices.ContainsFunc(c.Servers[:i], func(other string) bool { return strings.EqualFold(host, other) }) {
 			errs.add(path, Duplicate, "value", host)
 		}
+	}
+}
+
+// check refuses what cannot be a host's name in .local: one label of RFC 1123, and none that means
+// something else already.
+func (n Names) check(errs *Errors) {
+	const path = "names.host"
+	label, _, _ := strings.Cut(strings.ToLower(n.Host), ".local")
+	example := strings.Trim(strings.Map(func(r rune) rune {
+		if r == '-' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' {
+			return r
+		}
+		return '-'
+	}, label), "-")
+	switch {
+	case n.Host == "":
+		errs.add(path, Empty)
+	case len(n.Host) > maxName:
+		errs.add(path, NameLength, "value", n.Host, "most", strconv.Itoa(maxName))
+	case strings.Contains(n.Host, ".") || !isHostName(n.Host):
+		if example == "" || isNumber(example) {
+			example = Default().Names.Host
+		}
+		errs.add(path, NameLabel, "value", n.Host, "example", example)
+	case slices.Contains([]string{"localhost", "local", "wpad", "isatap"}, strings.ToLower(n.Host)):
+		errs.add(path, NameTaken, "value", n.Host)
 	}
 }
 

@@ -216,6 +216,14 @@ var rules = []struct {
 		s.Clock.Servers = []string{"127.0.0.1", "224.0.1.1", "::", "fe80::1", "fe80::1%eth0", "localhost", "a.LocalHost"}
 	}, "clock.servers[0] loopback, clock.servers[1] multicast, clock.servers[2] unspecified, clock.servers[3] link-local, clock.servers[4] zone-in-address, " +
 		"clock.servers[5] loopback, clock.servers[6] loopback"},
+	{"names", func(s *Settings, _, _ *Port) { s.Names.Host = "Office-2" }, ""},
+	{"no name", func(s *Settings, _, _ *Port) { s.Names.Host = "" }, "names.host empty"},
+	{"a name with its domain", func(s *Settings, _, _ *Port) { s.Names.Host = "cloudlink.local" }, "names.host name-label"},
+	{"a name of digits", func(s *Settings, _, _ *Port) { s.Names.Host = "4711" }, "names.host name-label"},
+	{"a name with a space", func(s *Settings, _, _ *Port) { s.Names.Host = "my gateway" }, "names.host name-label"},
+	{"a name with an umlaut", func(s *Settings, _, _ *Port) { s.Names.Host = "büro" }, "names.host name-label"},
+	{"a long name", func(s *Settings, _, _ *Port) { s.Names.Host = strings.Repeat("a", 41) }, "names.host name-length"},
+	{"a name that is taken", func(s *Settings, _, _ *Port) { s.Names.Host = "LocalHost" }, "names.host name-taken"},
 	{"a time server twice", func(s *Settings, _, _ *Port) { s.Clock.Servers = []string{"a.example", "A.Example"} }, "clock.servers[1] duplicate"},
 }
 

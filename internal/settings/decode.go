@@ -60,6 +60,19 @@ func DecodeNetwork(b []byte) (Network, error) {
 	return n, nil
 }
 
+// DecodeNames is Decode for how the gateway is found alone.
+func DecodeNames(b []byte) (Names, error) {
+	doc, errs := parse("names", b)
+	if errs != nil {
+		return Names{}, errs
+	}
+	n := Default().Names
+	if assign(&errs, "names", &n, doc); errs != nil {
+		return Names{}, errs
+	}
+	return n, nil
+}
+
 // parse reads JSON into maps, slices, strings, json.Numbers, bools and nil. encoding/json alone lets
 // the last of two equal keys win without a word. path is where what is read belongs in the settings.
 func parse(path string, b []byte) (any, Errors) {
@@ -214,6 +227,13 @@ func set(errs *Errors, path string, dst reflect.Value, src any) {
 			return
 		}
 		dst.SetString(text)
+	case reflect.Bool:
+		yes, ok := src.(bool)
+		if !ok {
+			errs.add(path, NotBool)
+			return
+		}
+		dst.SetBool(yes)
 	case reflect.Int:
 		number, _ := src.(json.Number)
 		n, err := strconv.Atoi(number.String())

@@ -43,6 +43,7 @@ var wrong = []struct {
 	{`{"version":1,"network":null,"clock":"x"}`, "network not-object, clock not-object"},
 	{`{"version":1,"network":{"wan":{"dns":null,"routes":{}}}}`, "network.wan.dns not-list, network.wan.routes not-list"},
 	{`{"version":1,"clock":{"servers":["a",1,null]}}`, "clock.servers[1] not-text, clock.servers[2] not-text"},
+	{`{"version":1,"names":{"host":7,"on_wan":"yes"}}`, "names.host not-text, names.on_wan not-bool"},
 	{`{"version":1,"network":{"wan":{"mtu":1e3,"vlan":99999999999999999999}}}`, "network.wan.vlan not-number, network.wan.mtu not-number"},
 	{`{"version":1,"network":{"wan":{"ipv4":{"method":true,"router":1,"addresses":[2]}}}}`,
 		"network.wan.ipv4.method not-text, network.wan.ipv4.addresses[0] not-text, network.wan.ipv4.router not-text"},

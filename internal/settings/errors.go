@@ -34,6 +34,7 @@ const (
 	NotList        Code = "not-list"
 	NotText        Code = "not-text"
 	NotNumber      Code = "not-number"
+	NotBool        Code = "not-bool"
 	NotAddress     Code = "not-address"
 	NotSubnet      Code = "not-subnet"      // neither address nor network with its length
 	NoLength       Code = "no-length"       // an address where its subnet's length belongs to it
@@ -78,6 +79,9 @@ const (
 	HostScheme         Code = "host-scheme"
 	HostPort           Code = "host-port"
 	HostSyntax         Code = "host-syntax"
+	NameLabel          Code = "name-label"
+	NameLength         Code = "name-length"
+	NameTaken          Code = "name-taken"
 	PortRange          Code = "port-range"
 	PortInternal       Code = "port-internal"
 )
@@ -94,6 +98,7 @@ var codes = map[Code][]string{
 	NotList:            nil,
 	NotText:            nil,
 	NotNumber:          nil,
+	NotBool:            nil,
 	NotAddress:         {"value"},
 	NotSubnet:          {"value"},
 	NoLength:           {"value", "example"},
@@ -134,6 +139,9 @@ var codes = map[Code][]string{
 	HostScheme:         {"value"},
 	HostPort:           {"value", "example"},
 	HostSyntax:         {"value"},
+	NameLabel:          {"value", "example"},
+	NameLength:         {"value", "most"},
+	NameTaken:          {"value"},
 	PortRange:          {"value"},
 	PortInternal:       {"value"},
 }

@@ -9,9 +9,9 @@ import (
 )
 
 // Version is the version of the settings' shape. A file of a lower one is migrated when it is read; of
-// a higher one, written by the newer firmware in the other slot, what is known is taken. A field that
-// goes, moves or changes its meaning needs a new version and a migration, and so does a rule that
-// becomes stricter: else the files of the firmware before it are refused. A new field needs neither.
+// a higher one, written by the newer firmware in the other slot, what is known is taken. Once there has
+// been a release, every change of the shape needs a new version and a migration, and so does a rule that
+// becomes stricter: a key that is unknown to a version is damage.
 const Version = 1
 
 // Settings is everything that the owner can set.
@@ -19,6 +19,7 @@ type Settings struct {
 	Version int     `json:"version"`
 	Network Network `json:"network"`
 	Clock   Clock   `json:"clock"`
+	Names   Names   `json:"names"`
 }
 
 // Network is how the Ethernet ports are configured. A device with one port uses WAN for it.
@@ -74,6 +75,12 @@ type Clock struct {
 	Servers []string `json:"servers"` // NTP hosts or addresses; asked after those that DHCP names
 }
 
+// Names is how the gateway is found in the LAN (M20-M26).
+type Names struct {
+	Host  string `json:"host"`   // one label: HOST.local opens the page
+	OnWAN bool   `json:"on_wan"` // answer on wan as well, where lan is a port of its own
+}
+
 // Default returns the settings of a new device.
 func Default() Settings {
 	port := Port{
@@ -86,6 +93,7 @@ func Default() Settings {
 		Version: Version,
 		Network: Network{WAN: port, LAN: port},
 		Clock:   Clock{Servers: []string{"pool.ntp.org"}},
+		Names:   Names{Host: "cloudlink"},
 	}
 }
 

@@ -81,9 +81,12 @@ func change(v reflect.Value) {
 	case netip.Prefix:
 		v.Set(reflect.ValueOf(netip.PrefixFrom(old.Addr(), old.Bits()-1)))
 	default:
-		if v.Kind() == reflect.String {
+		switch v.Kind() {
+		case reflect.String:
 			v.SetString(v.String() + "x")
-		} else {
+		case reflect.Bool:
+			v.SetBool(!v.Bool())
+		default:
 			v.SetInt(v.Int() + 1)
 		}
 	}
