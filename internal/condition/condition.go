@@ -28,6 +28,7 @@ const (
 	NoNetworkPort   ID = "no-network-port"   // the kernel knows no Ethernet port
 	NoLink          ID = "no-link"           // args: port; no cable, or the other end is off
 	NoAddress       ID = "no-address"        // args: port; link, but no DHCP server answered
+	NameTaken       ID = "name-taken"        // args: name, port, address, mac, other; another device has our name
 	BootEnvRepaired ID = "boot-env-repaired" // the loader's environment block was torn or missing
 	FellBack        ID = "fell-back"         // args: wanted, booted; the loader took the other slot
 	WatchdogReset   ID = "watchdog-reset"    // the last run ended by the watchdog or a kernel panic
@@ -51,6 +52,7 @@ var Order = []struct {
 	{DataFull, Warning, nil},
 	{NoLink, Warning, []string{"port"}},
 	{NoAddress, Warning, []string{"port"}},
+	{NameTaken, Warning, []string{"name", "port", "address", "mac", "other"}},
 	{FellBack, Warning, []string{"wanted", "booted"}},
 	{WatchdogReset, Warning, nil},
 	{BootEnvRepaired, Info, nil},

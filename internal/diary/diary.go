@@ -34,6 +34,9 @@ const (
 
 	StaticSet Kind = "static-set"
 
+	NameLost     Kind = "name-lost"     // another device has it
+	NameRegained Kind = "name-regained" // it is ours again
+
 	ClockStepped      Kind = "clock-stepped"
 	ClockSynchronised Kind = "clock-synchronised" // for the first time since power-on
 	NTPRefused        Kind = "ntp-refused"
@@ -79,6 +82,8 @@ var Order = []struct {
 	{RouterGone, []string{"port", "router"}},
 	{PrefixesIgnored, []string{"port", "limit"}},
 	{StaticSet, []string{"port", "address"}},
+	{NameLost, []string{"port", "name", "address", "mac"}},
+	{NameRegained, []string{"port", "name"}},
 	{ClockStepped, []string{"from", "to", "server"}},
 	{ClockSynchronised, []string{"to", "server"}},
 	{NTPRefused, []string{"server", "reason"}},
