@@ -155,6 +155,17 @@ func (b *bubble) expect(kind dhcpv4.MessageType) *dhcpv4.DHCPv4 {
 	return p.msg
 }
 
+// expectTwice expects the first message of a link that has just come up.
+func (b *bubble) expectTwice(kind dhcpv4.MessageType) *dhcpv4.DHCPv4 {
+	b.t.Helper()
+	m, start := b.expect(kind), time.Now()
+	again := b.expect(kind)
+	if got := time.Since(start); again.TransactionID != m.TransactionID || got < repeatPause*7/8 || got > repeatPause*9/8 {
+		b.t.Errorf("sent again after %v: %v", got, again)
+	}
+	return again
+}
+
 // lease leads the client to a lease.
 func (b *bubble) lease(change ...dhcpv4.Modifier) *Lease {
 	b.t.Helper()

@@ -206,7 +206,7 @@ func TestTheGatewayTellsThatTheLinkIsTheSame(t *testing.T) {
 			if l := <-b.leases; l == nil || l.Addr() != address || time.Since(start) != 0 {
 				t.Errorf("lease is %+v after %v", l, time.Since(start))
 			}
-			for range vouchedTries - 1 {
+			for range vouchedTries { // the first once more
 				b.expect(dhcpv4.MessageTypeRequest)
 			}
 			p := <-b.outbox // rebinding, for the test's server hears no unicast
@@ -232,7 +232,7 @@ func TestTheGatewayTellsThatTheLinkIsTheSame(t *testing.T) {
 	t.Run("another device with its address does not", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := run(t, rememberedLease(), notInUse, answering(thief))
-			b.expect(dhcpv4.MessageTypeRequest)
+			b.expectTwice(dhcpv4.MessageTypeRequest)
 			b.expect(dhcpv4.MessageTypeDiscover)
 			if len(b.leases) > 0 {
 				t.Errorf("lease is %+v", <-b.leases)
@@ -262,6 +262,52 @@ func TestTheGatewayTellsThatTheLinkIsTheSame(t *testing.T) {
 	})
 }
 
+// TestTheFirstMessageIsSentOnceMore has a link that loses what is sent in the moment it comes up. What
+// comes after that comes when it would have come anyway.
+func TestTheFirstMessageIsSentOnceMore(t *testing.T) {
+	fresh := &Lease{Prefix: netip.PrefixFrom(address, 24)}
+	for what, c := range map[string]struct {
+		remembered *Lease
+		kind       dhcpv4.MessageType
+	}{
+		"of one that seeks":     {nil, dhcpv4.MessageTypeDiscover},
+		"of one that remembers": {fresh, dhcpv4.MessageTypeRequest},
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				b := run(t, c.remembered, notInUse)
+				b.expectTwice(c.kind)
+				last := b.expect(dhcpv4.MessageTypeDiscover)
+				if got := time.Since(start); got < 875*time.Millisecond || got > 1125*time.Millisecond {
+					t.Errorf("the next came after %v", got)
+				}
+				b.answer(reply(last, dhcpv4.MessageTypeOffer))
+				b.answer(reply(b.expect(dhcpv4.MessageTypeRequest), dhcpv4.MessageTypeAck))
+				if l := <-b.leases; l == nil {
+					t.Error("no lease")
+				}
+				b.end()
+			})
+		})
+	}
+	t.Run("both are answered", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := run(t, fresh, notInUse, func(s *session) { s.Remembered.Server = netip.MustParseAddr("10.0.2.2") })
+			m := b.expectTwice(dhcpv4.MessageTypeRequest)
+			for range 2 {
+				b.answer(reply(m, dhcpv4.MessageTypeAck))
+			}
+			<-b.leases
+			synctest.Wait()
+			if len(b.leases) > 0 {
+				t.Errorf("told once more: %+v", <-b.leases)
+			}
+			b.end()
+		})
+	})
+}
+
 // TestCableMovedToAnotherNetwork has the address still on the port when the cable is plugged in
 // elsewhere, where nobody knows it.
 func TestCableMovedToAnotherNetwork(t *testing.T) {
@@ -275,7 +321,7 @@ func TestCableMovedToAnotherNetwork(t *testing.T) {
 			b := run(t, rememberedLease(), cableWasOut, func(s *session) {
 				s.ServerChanged = func(from, to netip.Addr) { servers = append(servers, from.String()+" to "+to.String()) }
 			})
-			b.expect(dhcpv4.MessageTypeRequest)
+			b.expectTwice(dhcpv4.MessageTypeRequest)
 			l := b.lease(elsewhere...)
 			if l.Addr().String() != "192.168.1.7" || time.Since(start) > 2*time.Second {
 				t.Errorf("lease is %+v after %v", l, time.Since(start))
@@ -300,7 +346,7 @@ func TestCableMovedToAnotherNetwork(t *testing.T) {
 	t.Run("a slow server's word on our address counts", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := run(t, rememberedLease(), cableWasOut)
-			req := b.expect(dhcpv4.MessageTypeRequest)
+			req := b.expectTwice(dhcpv4.MessageTypeRequest)
 			b.expect(dhcpv4.MessageTypeDiscover)
 			b.answer(reply(req, dhcpv4.MessageTypeAck))
 			if l := <-b.leases; l == nil || l.Addr() != address {
@@ -312,7 +358,7 @@ func TestCableMovedToAnotherNetwork(t *testing.T) {
 	t.Run("a slow server refuses our address", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := run(t, rememberedLease(), cableWasOut)
-			req := b.expect(dhcpv4.MessageTypeRequest)
+			req := b.expectTwice(dhcpv4.MessageTypeRequest)
 			discover := b.expect(dhcpv4.MessageTypeDiscover)
 			b.answer(reply(req, dhcpv4.MessageTypeNak))
 			if l := <-b.leases; l != nil {

@@ -39,7 +39,8 @@ const (
 	selectTries  = 4                // 15 s: the server made an offer and went silent
 	doubtTries   = 2                // 3 s: nobody here knows our address
 	checkTime    = 30 * time.Second // more than it takes
-	longAgo      = 0xffff           // seconds; what the message's field can say at most
+	repeatPause  = 150 * time.Millisecond
+	longAgo      = 0xffff // seconds; what the message's field can say at most
 
 	declinePause  = 10 * time.Second // RFC 2131 §3.1 (5)
 	maxConflicts  = 10               // in a row, and from then on
@@ -67,6 +68,7 @@ type client struct {
 	began    time.Time // of the exchange, for the message's seconds
 	sent     time.Time // of the last message: a lease counts from there
 	tries    int       // messages of the state so far
+	repeat   time.Time // when the one after the next is due, which is the first once more; zero: it is not
 	refused  int       // times in a row that a server said no or nonsense
 	declined int       // times in a row that another device had the address
 
@@ -90,7 +92,8 @@ type outgoing struct {
 }
 
 // start begins with the address that is remembered, if any, and in use or not, and returns the first
-// message.
+// message. A link that has just come up may lose that one, for the kernel says so before it sends, and
+// a switch before it forwards: it is sent twice. The pauses are as if it had been sent once.
 func (c *client) start(now time.Time, remembered *Lease, inUse, keep bool) *outgoing {
 	c.old, c.keep = remembered, keep
 	if inUse {
@@ -100,7 +103,11 @@ func (c *client) start(now time.Time, remembered *Lease, inUse, keep bool) *outg
 	if c.old != nil && !due(c.old.Expires, now) {
 		c.enter(Rebooting, now)
 	}
-	return c.timeout(now)
+	out := c.timeout(now)
+	if !keep {
+		c.repeat, c.next = c.next, now.Add(c.about(repeatPause))
+	}
+	return out
 }
 
 // enter begins a new exchange.
@@ -110,6 +117,7 @@ func (c *client) enter(s State, now time.Time) {
 	c.began = now
 	c.next = now
 	c.vouched, c.late = false, false
+	c.repeat = time.Time{}
 	if s != Requesting { // it goes on with the offer's
 		binary.BigEndian.PutUint32(c.xid[:], c.random())
 	}
@@ -134,6 +142,13 @@ func (c *client) timeout(now time.Time) *outgoing {
 	}
 	if !due(c.next, now) {
 		return nil
+	}
+	if next := c.repeat; !next.IsZero() {
+		c.repeat = time.Time{}
+		if next.After(now) { // and the clock has not leapt
+			c.tries--
+			return c.send(now, next.Sub(now))
+		}
 	}
 	switch {
 	case c.state == Bound && due(c.lease.Rebind, now): // the clock leapt over T1
@@ -374,13 +389,17 @@ func (c *client) refuse(now time.Time, why Trouble) {
 // due says whether t, where there is such a time, has come.
 func due(t, now time.Time) bool { return !t.IsZero() && !t.After(now) }
 
-// pause is the time to wait after n+1 messages without an answer: 1, 2, 4 … 64 s, give or take an
-// eighth, so that the machines of a house do not all ask at once when the power is back.
+// pause is the time to wait after n+1 messages without an answer: 1, 2, 4 … 64 s or so.
 func (c *client) pause(n int) time.Duration {
-	d := maxPause
 	if n < 6 {
-		d = time.Second << n
+		return c.about(time.Second << n)
 	}
+	return c.about(maxPause)
+}
+
+// about is d, give or take an eighth, so that the machines of a house do not all ask at once when the
+// power is back.
+func (c *client) about(d time.Duration) time.Duration {
 	return d - d/8 + time.Duration(float64(d/4)*float64(c.random())/(1<<32))
 }
 
