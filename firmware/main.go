@@ -226,6 +226,7 @@ func buildImage(ctx context.Context, args []string) error {
 	f.BoolVar(&o.Locked, "locked", false, "for releases: refuse packages that firmware/debian.lock does not name")
 	f.StringVar(&o.Init, "init", "", "for tests: pack this static arm64 `PROGRAM` as the whole user space")
 	f.StringVar(&o.Kernel, "kernel", "", "for tests: this `FILE` instead of the committed kernel")
+	f.StringVar(&o.Arguments, "arguments", "", "for tests: add these `WORDS` to the kernel's command line")
 	if err := parse(f, args); err != nil {
 		return err
 	}

@@ -110,11 +110,15 @@ func run() boot.Ending {
 	disk := openData(ctx, st, log)
 	check(clk.Resume(clockFile, network.SureTime))
 	check(makeDataDirs(services(rel.Keys)))
+	serial, fresh := st.findSerial()
+	check(unix.Sethostname([]byte(network.UniqueName(serial))))
 	sup.Start("network")           // it finds its settings and leases
 	sup.Settle(ctx, 3*time.Second) // what follows would only slow the two down
 	sup.Start("console")
 	booted.Store(true)
-	check(st.findSerial())
+	if fresh {
+		check(boot.KeepSerial(serialFile, serial))
+	}
 	check(supervise.JoinCgroup(supervise.CgroupRoot))
 	helpers.Go(func() { boot.Buttons(ctx, "/dev/input", requests, log) })
 	helpers.Go(func() { check(ring.CopyKernel(ctx)) })

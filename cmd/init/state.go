@@ -69,12 +69,12 @@ func (s *state) note(c condition.Condition) {
 }
 
 // findSerial finds out the device's serial number. The data partition must be there.
-func (s *state) findSerial() error {
-	serial, err := boot.Serial("/sys", serialFile)
+func (s *state) findSerial() (serial string, fresh bool) {
+	serial, fresh = boot.Serial("/sys", serialFile)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.serial = serial
-	return err
+	return serial, fresh
 }
 
 // result returns what became of the data partition.

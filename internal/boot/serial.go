@@ -15,18 +15,18 @@ import (
 )
 
 // Serial returns the device's serial number: the one its maker gave it; else the one kept in file;
-// else one made now, of the first Ethernet port's address or of chance, and kept there.
-func Serial(sys, file string) (string, error) {
+// else one made now, of the first Ethernet port's address or of chance: fresh, which KeepSerial is for.
+func Serial(sys, file string) (serial string, fresh bool) {
 	for _, path := range []string{"class/dmi/id/product_serial", "firmware/devicetree/base/serial-number"} {
 		if b, err := os.ReadFile(filepath.Join(sys, path)); err == nil {
 			if s := cleanSerial(string(b)); s != "" {
-				return s, nil
+				return s, false
 			}
 		}
 	}
 	if b, err := safefile.Read(file, 100); err == nil {
 		if s := cleanSerial(string(b)); s != "" {
-			return s, nil
+			return s, false
 		}
 	}
 	s := cleanSerial(strings.ReplaceAll(firstMAC(sys), ":", ""))
@@ -35,11 +35,15 @@ func Serial(sys, file string) (string, error) {
 		rand.Read(b[:]) // never fails
 		s = hex.EncodeToString(b[:])
 	}
-	s = strings.ToUpper(s)
-	if err := renameio.WriteFile(file, []byte(s+"\n"), 0o600); err != nil {
-		return s, fmt.Errorf("keep serial number: %w", err)
+	return strings.ToUpper(s), true
+}
+
+// KeepSerial writes a fresh serial number to file, for the next start.
+func KeepSerial(file, serial string) error {
+	if err := renameio.WriteFile(file, []byte(serial+"\n"), 0o600); err != nil {
+		return fmt.Errorf("keep serial number: %w", err)
 	}
-	return s, nil
+	return nil
 }
 
 // maxSerial is the most characters a serial number has.
