@@ -199,7 +199,7 @@ func behind(r spec.Route, current spec.Spec) bool {
 }
 
 // policyOf is what the firewall is to let in: D2, for what the settings use.
-func policyOf(plans []portPlan) firewall.Policy {
+func (s *service) policyOf(plans []portPlan) firewall.Policy {
 	wan, lan := "", ""
 	for _, p := range plans {
 		if p.role == LAN {
@@ -214,7 +214,7 @@ func policyOf(plans []portPlan) firewall.Policy {
 			if p.link == policy.Ports[i].Link {
 				policy.Ports[i].DHCPv4 = p.IPv4.Method == settings.DHCP
 				policy.Ports[i].DHCPv6 = p.IPv6.Method == settings.Automatic
-				policy.Ports[i].MDNS = false // nobody answers yet
+				policy.Ports[i].MDNS = announces(p, s.store.Get().Names)
 			}
 		}
 	}
@@ -227,6 +227,9 @@ func offersOf(p firewall.Policy) string {
 	for _, port := range p.Ports {
 		if port.Portal {
 			list = append(list, "tcp/80 "+port.Link)
+		}
+		if port.MDNS {
+			list = append(list, "udp/5353 "+port.Link)
 		}
 	}
 	return strings.Join(list, ", ")

@@ -25,6 +25,7 @@ import (
 
 	"cloudlink.local/gateway/internal/boot/clock"
 	"cloudlink.local/gateway/internal/diary"
+	"cloudlink.local/gateway/internal/mdns"
 	"cloudlink.local/gateway/internal/network/commit"
 	"cloudlink.local/gateway/internal/network/dhcp4"
 	"cloudlink.local/gateway/internal/network/firewall"
@@ -60,6 +61,7 @@ func Run(ctx context.Context, ready func(), log *slog.Logger) error {
 		Socket: Socket, ResolvConf: ResolvConf, Data: dataDir,
 		IsPort: func(l reconcile.Link) bool { return l.Physical },
 		Built:  rel.BuildTime, Clock: ntp.System{}, Log: log,
+		Version: rel.Version,
 	}.Run(ctx, ready)
 }
 
@@ -69,12 +71,17 @@ type Config struct {
 	Data               string // folder of settings, leases and diary
 	IsPort             func(reconcile.Link) bool
 	Built              time.Time // this firmware
+	Version            string    // of it
+	Unique             string    // host name that no other device has; "": the kernel's
 	Clock              ntp.Clock
 	Log                *slog.Logger
 }
 
 // Run runs the service until ctx ends. It calls ready once it answers on c.Socket.
 func (c Config) Run(ctx context.Context, ready func()) error {
+	if c.Unique == "" {
+		c.Unique = hostname()
+	}
 	return (&service{Config: c, log: c.Log}).run(ctx, ready)
 }
 
@@ -102,6 +109,9 @@ type service struct {
 	events  chan func()   // what has happened, to be noted before the next look
 	wishes  chan ntp.Wish
 
+	responder     *mdns.Responder
+	announcements chan mdns.Wish
+
 	reconciler reconcile.Reconciler
 	duid       []byte     // what DHCPv6 servers know us by, for life
 	secret     netip.Addr // what the ports' own IPv6 addresses are made of
@@ -109,6 +119,8 @@ type service struct {
 	seen       map[string]reconcile.Link // ports as they were at the last look
 	static     map[netip.Prefix]bool     // addresses of the settings that the diary knows of
 	wish       ntp.Wish                  // sent last
+	announced  mdns.Wish                 // sent last
+	lost       map[[2]string]bool        // names that others have, by port and name, as the diary knows
 	guarded    time.Time                 // when the firewall was as it should be
 	offers     string                    // what the firewall was said to let in
 	trouble    string                    // what was logged last
@@ -161,6 +173,7 @@ func (s *service) run(ctx context.Context, ready func()) error {
 	defer s.stopLinks()
 	part(s.diary.Run)
 	part(s.keeper.Run)
+	part(s.respond)
 	part(func(ctx context.Context) error { return s.ntp().Run(ctx, s.wishes) })
 	ready()
 	return s.keep(ctx, changed)
@@ -175,6 +188,8 @@ func (s *service) open() error {
 	s.changed = make(chan struct{}, 1)
 	s.events = make(chan func())
 	s.wishes = make(chan ntp.Wish, 1)
+	s.responder = mdns.New(mdns.Config{Log: s.log, Changed: s.nudge})
+	s.announcements = make(chan mdns.Wish, 1)
 	s.links = map[string]*link{}
 	s.seen = map[string]reconcile.Link{}
 	s.static = map[netip.Prefix]bool{}
@@ -361,6 +376,8 @@ func (s *service) converge(ctx context.Context) {
 		state = after
 	}
 	s.tellStatic(specs.current)
+	s.announce(state, append(slices.Clone(plans), former...))
+	s.tellNames()
 	s.publish(state, ports, plans, specs, number)
 	s.wishTime(plans)
 }
@@ -405,9 +422,9 @@ func (s *service) guard(plans, former []portPlan) error {
 	if len(plans) == 0 {
 		return nil
 	}
-	policy := policyOf(plans)
+	policy := s.policyOf(plans)
 	if former != nil {
-		policy = policyOf(append(slices.Clone(plans), former...)).Reachable()
+		policy = s.policyOf(append(slices.Clone(plans), former...)).Reachable()
 	}
 	if s.policy != nil && slices.Equal(s.policy.Ports, policy.Ports) && time.Since(s.guarded) < recheck {
 		return nil

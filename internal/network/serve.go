@@ -82,6 +82,7 @@ func read(w http.ResponseWriter, r *http.Request, v any) bool {
 func (s *service) status() Status {
 	status := *s.published.Load()
 	status.Clock = s.clockNow()
+	status.Names = s.names()
 	status.Unsaved = s.unsaved.Load()
 	if c := s.keeper.Status(); c.State == commit.Probation {
 		s.mu.Lock()
@@ -107,6 +108,9 @@ func (s *service) change(w http.ResponseWriter, r *http.Request) {
 	if p.Clock != nil {
 		all.Clock = *p.Clock
 	}
+	if p.Names != nil {
+		all.Names = *p.Names
+	}
 	if p.Network != nil {
 		all.Network = *p.Network
 	}
@@ -114,14 +118,16 @@ func (s *service) change(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusUnprocessableEntity, refusal(err))
 		return
 	}
-	if p.Clock != nil {
-		clock := before.Clone()
-		clock.Clock = all.Clock
-		if err := s.store.Save(clock); err != nil {
+	if p.Clock != nil || p.Names != nil { // nobody is cut off by these: the addresses go on
+		now := before.Clone()
+		now.Clock, now.Names = all.Clock, all.Names
+		if err := s.store.Save(now); err != nil {
 			refuse(w, http.StatusUnprocessableEntity, refusal(err))
 			return
 		}
-		s.diary.Add(diary.SettingsChanged, "by", p.By, "from", name(p.From), "fields", "clock.servers")
+		if fields := differ(before, now); fields != "" {
+			s.diary.Add(diary.SettingsChanged, "by", p.By, "from", name(p.From), "fields", fields)
+		}
 		s.nudge()
 	}
 	if p.Network != nil {
@@ -137,6 +143,21 @@ func (s *service) change(w http.ResponseWriter, r *http.Request) {
 	}
 	s.settled(r.Context())
 	answer(w, s.status())
+}
+
+// differ names the fields beside the network's that differ.
+func differ(a, b settings.Settings) string {
+	var list []string
+	if !slices.Equal(a.Clock.Servers, b.Clock.Servers) {
+		list = append(list, "clock.servers")
+	}
+	if a.Names.Host != b.Names.Host {
+		list = append(list, "names.host")
+	}
+	if a.Names.OnWAN != b.Names.OnWAN {
+		list = append(list, "names.on_wan")
+	}
+	return strings.Join(list, ", ")
 }
 
 // settled waits until run has applied what was changed: the second of two events comes after the look

@@ -27,6 +27,7 @@ const ResolvConf = "/run/cloudlink/network/resolv.conf"
 type Status struct {
 	Ports  []Port  `json:"ports"` // in the kernel's order: the first is wan, the second lan; others are not used
 	Clock  Clock   `json:"clock"`
+	Names  Names   `json:"names"`
 	Change *Change `json:"change,omitempty"` // nil: nothing is on probation
 
 	// Unsaved says that settings are in effect that could not be saved: they end with this run.
@@ -56,6 +57,7 @@ type Proposal struct {
 	Request
 	Network *settings.Network `json:"network,omitempty"`
 	Clock   *settings.Clock   `json:"clock,omitempty"`
+	Names   *settings.Names   `json:"names,omitempty"`
 }
 
 // A Request says who asks for something.
@@ -131,11 +133,12 @@ func (s Status) Conditions() []condition.Condition {
 	if len(s.Ports) == 0 {
 		return []condition.Condition{condition.New(condition.NoNetworkPort)}
 	}
+	var list []condition.Condition
 	switch p := s.Ports[0]; {
 	case !p.Link:
-		return []condition.Condition{condition.New(condition.NoLink, "port", p.Name)}
+		list = append(list, condition.New(condition.NoLink, "port", p.Name))
 	case p.SearchingSeconds >= patience:
-		return []condition.Condition{condition.New(condition.NoAddress, "port", p.Name)}
+		list = append(list, condition.New(condition.NoAddress, "port", p.Name))
 	}
-	return nil
+	return append(list, s.Names.conditions()...)
 }
