@@ -9,8 +9,10 @@ package mdns
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -19,6 +21,16 @@ import (
 type Config struct {
 	Log     *slog.Logger
 	Changed func() // Status has changed; called from a goroutine of the responder, must not block
+
+	world // the kernel's, but for tests
+}
+
+// A world is where the links are.
+type world struct {
+	open     func(Link, family) (conn, error)
+	mtu      func(Link) int
+	hardware func(link int, a netip.Addr) net.HardwareAddr
+	random   func(below time.Duration) time.Duration
 }
 
 // A Wish is what is to be announced, and where. It replaces the one before.
@@ -83,28 +95,113 @@ type Rival struct {
 // A Responder answers for the gateway.
 type Responder struct {
 	config Config
+	kin    *kin
 
 	mu     sync.Mutex // guards status
 	status Status
 }
 
 // New makes a Responder; Run makes it answer.
-func New(c Config) *Responder { return &Responder{config: c} }
+func New(c Config) *Responder {
+	if c.open == nil {
+		c.world = world{open: listen, mtu: mtu, hardware: hardware, random: below}
+	}
+	return &Responder{config: c, kin: newKin()}
+}
+
+// below is a random duration of at most d.
+func below(d time.Duration) time.Duration { return rand.N(d + 1) }
+
+// mtu is how many bytes a packet on the link may have.
+func mtu(l Link) int {
+	if port, err := net.InterfaceByIndex(l.Index); err == nil {
+		return port.MTU
+	}
+	return 1280 // every IPv6 link takes that
+}
 
 // Status is safe to call from any goroutine.
 func (r *Responder) Status() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.status
+	return Status{Links: slices.Clone(r.status.Links)} // what is in it is replaced, never changed
 }
 
 // Run answers as the newest wish says until ctx ends; then it says goodbye.
 func (r *Responder) Run(ctx context.Context, wishes <-chan Wish) error {
+	type key struct {
+		name  string
+		index int
+	}
+	running := map[key]*service{}
+	defer func() {
+		for _, s := range running {
+			s.stop()
+		}
+		for _, s := range running {
+			<-s.done
+		}
+	}()
 	for {
+		var w Wish
+		var ok bool
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-wishes:
+		case w, ok = <-wishes:
 		}
+		if !ok {
+			<-ctx.Done()
+			return nil
+		}
+		r.kin.setLinks(time.Now(), w.Links)
+		wanted := map[key]bool{}
+		for _, l := range w.Links {
+			wanted[key{l.Name, l.Index}] = true
+		}
+		for k, s := range running {
+			if !wanted[k] {
+				s.stop()
+				<-s.done
+				delete(running, k)
+			}
+		}
+		r.order(w.Links)
+		for _, l := range w.Links {
+			k := key{l.Name, l.Index}
+			if running[k] == nil {
+				running[k] = r.serve(l)
+			}
+			running[k].wish(&w, l)
+		}
+	}
+}
+
+// order makes the status that of links, without what is not among them.
+func (r *Responder) order(links []Link) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var list []LinkStatus
+	for _, l := range links {
+		s := LinkStatus{Name: l.Name}
+		if i := slices.IndexFunc(r.status.Links, func(s LinkStatus) bool { return s.Name == l.Name }); i >= 0 {
+			s = r.status.Links[i]
+		}
+		list = append(list, s)
+	}
+	r.status.Links = list
+}
+
+// publish makes s part of the status.
+func (r *Responder) publish(s LinkStatus) {
+	r.mu.Lock()
+	if i := slices.IndexFunc(r.status.Links, func(o LinkStatus) bool { return o.Name == s.Name }); i >= 0 {
+		links := slices.Clone(r.status.Links)
+		links[i] = s
+		r.status.Links = links
+	}
+	r.mu.Unlock()
+	if r.config.Changed != nil {
+		r.config.Changed()
 	}
 }

@@ -1,0 +1,101 @@
+package mdns
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// A service is the goroutine of one link.
+type service struct {
+	wishes chan order // the newest one
+	stop   context.CancelFunc
+	done   chan struct{}
+}
+
+// An order is a wish, for one link.
+type order struct {
+	wish *Wish
+	link Link
+}
+
+// waiting is how many packets wait for a link's goroutine. All were admitted; a burst of all hosts
+// of a large link at once is shorter.
+const waiting = 64
+
+// serve starts to answer on a link. It goes on until stop is called, says goodbye, and closes done.
+func (r *Responder) serve(l Link) *service {
+	ctx, stop := context.WithCancel(context.Background())
+	s := &service{wishes: make(chan order, 1), stop: stop, done: make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		r.run(ctx, l, s.wishes)
+	}()
+	return s
+}
+
+// wish takes the place of the wish before, if that was not looked at yet. Only one goroutine may call it.
+func (s *service) wish(w *Wish, l Link) {
+	select {
+	case <-s.wishes:
+	default:
+	}
+	s.wishes <- order{w, l}
+}
+
+// run owns a link.
+func (r *Responder) run(ctx context.Context, at Link, wishes <-chan order) {
+	packets := make(chan packet, waiting)
+	heard := newAdmission()
+	var sockets [len(families)]*socket
+	var reading sync.WaitGroup
+	reads, stopReads := context.WithCancel(context.Background()) // after the goodbye
+	defer reading.Wait()
+	defer stopReads()
+	l := newLink(r.config.Log, r.kin, r.config.random, func(o outgoing) error { return sockets[o.family].send(o) })
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			l.close(time.Now())
+			return
+		case o := <-wishes:
+			l.link = o.link
+			for _, f := range families {
+				if sockets[f] != nil || !l.usable(f) {
+					continue
+				}
+				s := &socket{family: f, open: func(f family) (conn, error) { return r.config.open(at, f) }}
+				sockets[f] = s
+				reading.Go(func() { s.run(reads, heard, packets) })
+			}
+			l.update(time.Now(), o.wish, o.link, r.config.mtu(o.link))
+		case p := <-packets:
+			l.receive(time.Now(), p)
+		case <-timer.C:
+			l.wake(time.Now())
+		}
+		if l.dirty {
+			l.dirty = false
+			r.publish(r.identified(at, l.status()))
+		}
+		if next := l.next(); next.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(time.Until(next))
+		}
+	}
+}
+
+// identified adds what the kernel knows about rivals.
+func (r *Responder) identified(at Link, s LinkStatus) LinkStatus {
+	for i, n := range s.Names {
+		if n.Rival != nil && n.Rival.MAC == nil {
+			rival := *n.Rival
+			rival.MAC = r.config.hardware(at.Index, rival.Addr)
+			s.Names[i].Rival = &rival
+		}
+	}
+	return s
+}
