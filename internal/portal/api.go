@@ -30,6 +30,19 @@ type logInput struct {
 
 type logOutput struct{ Body Log }
 
+type findInput struct {
+	AcceptLanguage string `header:"Accept-Language" doc:"Language of the cures: de or en" example:"de"`
+	request        *http.Request
+}
+
+// Resolve keeps the request: the name and address that it came under matter.
+func (in *findInput) Resolve(c huma.Context) []error {
+	in.request, _ = humago.Unwrap(c)
+	return nil
+}
+
+type findOutput struct{ Body Find }
+
 // Log is what the log page shows.
 type Log struct {
 	BootID  string          `json:"boot_id,omitempty" doc:"This run, where the entries are of it; with the next one sequence numbers start again"`
@@ -78,6 +91,12 @@ func (p *Portal) newAPI() http.Handler {
 			out.Body.Entries[i].Source, out.Body.Entries[i].Text = plain(e.Source), plain(e.Text) // JSON lets some control characters pass
 		}
 		return out, nil
+	})
+	huma.Register(api, huma.Operation{
+		OperationID: "get-find", Method: http.MethodGet, Path: findAPIPath,
+		Summary: "Under which names and addresses the gateway is found", Errors: []int{http.StatusBadRequest},
+	}, func(_ context.Context, in *findInput) (*findOutput, error) {
+		return &findOutput{p.find(in.request, view{Lang: acceptedLang(in.AcceptLanguage)})}, nil
 	})
 	p.networkAPI(api)
 	describe(c.Components.Schemas.Map())
@@ -140,9 +159,10 @@ func (d deaf) Unwrap() http.ResponseWriter { return d.ResponseWriter }
 
 // Paths of the API.
 const (
-	apiPath    = "/api/"
-	statusPath = apiPath + "v1/status"
-	logPath    = apiPath + "v1/log"
+	apiPath     = "/api/"
+	statusPath  = apiPath + "v1/status"
+	logPath     = apiPath + "v1/log"
+	findAPIPath = apiPath + "v1/find"
 )
 
 // serveDescription answers with the API's description, which get makes once.
@@ -171,6 +191,7 @@ func describe(schemas map[string]*huma.Schema) {
 	enum("Data", "state", "", machine.DataOK, machine.DataReplaced, machine.DataReadOnly, machine.DataMissing, machine.DataFailing)
 	enum("Service", "state", machine.Starting, machine.Running, machine.Waiting, machine.Stopped)
 	enum("Release", "keys", "", release.Development, release.Production)
+	enum("Cure", "platform", windows, macOS, iOS, android, linux, chromeOS)
 	describeNetwork(enum)
 	var ids []any
 	for _, o := range condition.Order {

@@ -21,6 +21,7 @@ var assets = map[string]string{
 	"htmx.min.js":  "page/vendor/htmx.min.js",
 	"pico.min.css": "page/vendor/pico.min.css",
 	"portal.js":    "page/portal.js",
+	"find.js":      "page/find.js",
 	"style.css":    "page/style.css",
 	"logo.svg":     "page/logo.svg",
 	"icons.svg":    "page/icons.svg",

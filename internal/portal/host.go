@@ -1,25 +1,80 @@
 package portal
 
 import (
+	"context"
 	"net"
 	"net/netip"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
+
+	"cloudlink.local/gateway/internal/network"
 )
+
+// ownNames are what the gateway is called in the LAN.
+type ownNames struct {
+	Host   string // as set; another gateway may have it instead
+	Unique string // of the serial number, nobody else's; "" while that is not known
+}
+
+// defaultHost is the name that a gateway has unless it is set otherwise.
+const defaultHost = "cloudlink.local"
+
+// names returns the gateway's names. All that the portal does with names begins here.
+func (g *gatherer) names(ctx context.Context) ownNames {
+	return ownNames{Host: g.host, Unique: uniqueName(g.ownSerial(ctx))}
+}
+
+// uniqueName is the name that is made of the serial number, "" where none can be made of it.
+func uniqueName(serial string) string {
+	label := "cloudlink-" + strings.ToLower(serial)
+	if !isLabel(label) {
+		return ""
+	}
+	return label + ".local"
+}
+
+// list returns the names that there are.
+func (n ownNames) list() []string {
+	if n.Unique == "" || n.Unique == n.Host {
+		return []string{n.Host}
+	}
+	return []string{n.Host, n.Unique}
+}
+
+// isLabel says whether s, in lower case, can be a label of a host name. What is none gets into no
+// address and no header.
+func isLabel(s string) bool {
+	return s != "" && len(s) <= 63 && s[0] != '-' && s[len(s)-1] != '-' &&
+		!strings.ContainsFunc(s, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' })
+}
 
 // ownHost tells whether host, of a request's Host header, is a name of this gateway. A page of the
 // internet whose name was made to point here (DNS rebinding) comes under its own name and is not
 // let in. An IP address is no name that could be made to point anywhere.
-func ownHost(host, serial string) bool {
-	name := host
+func ownHost(host string, own ownNames) bool {
+	name, ip, ok := cutHost(host)
+	return ok && (ip.IsValid() || own.has(name))
+}
+
+// has says whether name, in lower case, is one of ours. This computer itself is always meant by
+// localhost.
+func (n ownNames) has(name string) bool {
+	return name == defaultHost || name == "localhost" || name != "" && slices.Contains(n.list(), name)
+}
+
+// cutHost takes a Host header apart: into a name in lower case, or an IP address without its zone.
+func cutHost(host string) (name string, ip netip.Addr, ok bool) {
+	name = host
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
 		var port string
 		var err error
 		if name, port, err = net.SplitHostPort(host); err != nil {
-			return false
+			return "", ip, false
 		}
 		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-			return false
+			return "", ip, false
 		}
 		if strings.ContainsRune(name, ':') {
 			name = "[" + name + "]"
@@ -28,12 +83,35 @@ func ownHost(host, serial string) bool {
 	if inner, ok := strings.CutPrefix(name, "["); ok {
 		inner, ok = strings.CutSuffix(inner, "]")
 		ip, err := netip.ParseAddr(inner)
-		return ok && err == nil && ip.Is6()
+		return "", ip.WithZone(""), ok && err == nil && ip.Is6()
 	}
 	if ip, err := netip.ParseAddr(name); err == nil {
-		return ip.Is4()
+		return "", ip, ip.Is4()
 	}
-	name = strings.ToLower(strings.TrimSuffix(name, "."))
-	return name == "cloudlink.local" || name == "localhost" ||
-		serial != "" && name == "cloudlink-"+strings.ToLower(serial)+".local"
+	return strings.ToLower(strings.TrimSuffix(name, ".")), ip, true
+}
+
+// ownOrigin tells whether origin, of a request's Origin header, is a page of this gateway, or of
+// another one beside it in the same LAN, which has to be told apart from this one. That is a name of
+// ours, an address of ours, or one on a network of ours: no page of the internet is any of these.
+// arrived is the address that the request came in on.
+func ownOrigin(origin string, own ownNames, ports []network.Port, arrived netip.Addr) bool {
+	rest, ok := strings.CutPrefix(origin, "http://")
+	if u, err := url.Parse(origin); !ok || err != nil || u.Host != rest {
+		return false // it has a path, a user or the like: no browser's origin has
+	}
+	name, ip, ok := cutHost(rest)
+	if !ok || !ip.IsValid() {
+		return ok && own.has(name)
+	}
+	ip = ip.Unmap()
+	if ip.IsLoopback() || ip == arrived {
+		return true
+	}
+	for _, port := range ports {
+		if slices.ContainsFunc(port.Addresses, func(a network.Address) bool { return a.Prefix.Contains(ip) }) {
+			return true
+		}
+	}
+	return false
 }

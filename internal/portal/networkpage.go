@@ -49,10 +49,7 @@ type banner struct {
 type place struct{ URL, Name string }
 
 func placeOf(a netip.Addr, lang string) place {
-	host := a.String()
-	if a.Is6() {
-		host = "[" + host + "]"
-	}
+	host := hostOf(a)
 	u := url.URL{Scheme: "http", Host: host, Path: ethernetPath, RawQuery: url.Values{langParam: {lang}}.Encode()} // there its cookie is not
 	return place{u.String(), "http://" + host + "/"}
 }

@@ -44,6 +44,7 @@ type Portal struct {
 	origin  *http.CrossOriginProtection
 	api     func() http.Handler // built at first use
 	turns   chan struct{}       // has one element for each who reads the log
+	token   string              // tells this gateway from another of the same name
 	answers answers
 }
 
@@ -55,13 +56,14 @@ const maxReaders = 8
 // New returns a portal; it does nothing before it is asked.
 func New(c Config) *Portal {
 	p := &Portal{
-		gatherer: gatherer{machine: c.Machine, network: c.Network, log: c.Log, keep: keepTime, silent: map[Part]*silence{}},
+		gatherer: gatherer{machine: c.Machine, network: c.Network, log: c.Log, keep: keepTime, host: defaultHost, silent: map[Part]*silence{}},
 		release:  c.Release,
 		notices:  c.Notices,
 		mux:      http.NewServeMux(),
 		params:   map[string][]param{},
 		origin:   http.NewCrossOriginProtection(),
 		turns:    make(chan struct{}, maxReaders),
+		token:    newToken(),
 	}
 	p.api = sync.OnceValue(p.newAPI)
 	page := func(pattern string, h http.HandlerFunc, params ...param) {
@@ -78,6 +80,7 @@ func New(c Config) *Portal {
 	page("GET /browsers", p.simple("browsers"), langQuery)
 	page("GET /assets/{fingerprint}/{name}", p.asset)
 	p.networkPages(page)
+	p.findPages(page)
 	p.mux.HandleFunc(apiPath, func(w http.ResponseWriter, r *http.Request) { p.api().ServeHTTP(w, r) }) // checks its own
 	return p
 }
@@ -98,7 +101,7 @@ func (p *Portal) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer p.recover(w, r)
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	switch {
-	case !ownHost(r.Host, "") && !ownHost(r.Host, p.ownSerial(r.Context())):
+	case !ownHost(r.Host, ownNames{}) && !ownHost(r.Host, p.names(r.Context())):
 		p.fail(w, r, http.StatusMisdirectedRequest)
 	case p.origin.Check(r) != nil:
 		p.fail(w, r, http.StatusForbidden)
@@ -267,7 +270,7 @@ func (p *Portal) simple(name string) http.HandlerFunc {
 func (p *Portal) overview(w http.ResponseWriter, r *http.Request) {
 	if !switchLang(w, r) {
 		v := p.view(r, "overview")
-		p.page(w, r, "overview", overview{view: v, Status: p.status(r.Context(), v.Lang)})
+		p.page(w, r, "overview", overview{view: v, Status: p.status(r.Context(), v.Lang), Host: p.names(r.Context()).Host})
 	}
 }
 
@@ -275,7 +278,7 @@ func (p *Portal) overview(w http.ResponseWriter, r *http.Request) {
 // that a restart does not pass for "nothing happened".
 func (p *Portal) live(w http.ResponseWriter, r *http.Request) {
 	v := p.view(r, "overview")
-	o := overview{view: v, Status: p.status(r.Context(), v.Lang)}
+	o := overview{view: v, Status: p.status(r.Context(), v.Lang), Host: p.names(r.Context()).Host}
 	if boot := r.FormValue("boot"); boot != "" && o.BootID != "" && boot != o.BootID {
 		o.Missed = true
 	}

@@ -57,11 +57,11 @@ func get(t *testing.T, h http.Handler, path string, header ...string) (*http.Res
 	return request(t, h, http.MethodGet, path, header...)
 }
 
-var pagePaths = []string{"/", "/network", "/log", "/log?level=debug", "/log?boot=previous", "/licences", "/browsers", "/nowhere"}
+var pagePaths = []string{"/", "/network", "/find", "/log", "/log?level=debug", "/log?boot=previous", "/licences", "/browsers", "/nowhere"}
 
 // everyState is gateways in all the states that the pages have words for.
 func everyState() map[string]*gateway {
-	all := map[string]*gateway{"sample": sample(), "faulty": faulty()}
+	all := map[string]*gateway{"sample": sample(), "faulty": faulty(), "sited": sited()}
 	for _, p := range []Part{PartMachine, PartNetwork} {
 		g := sample()
 		g.down[p] = true
@@ -266,6 +266,7 @@ func TestCatalogues(t *testing.T) {
 func TestEveryAnswerIsGuarded(t *testing.T) {
 	p := newPortal(t, sample())
 	paths := append(pagePaths, "/live", "/log/live", "/log.txt", "/licences/notices.txt", "/api/v1/status", "/api/v1/log",
+		"/api/v1/find", "/find/token", "/find/qr.png?address=192.0.2.1",
 		"/api/openapi.json", "/api/nowhere", "/assets/"+fingerprint()+"/style.css", "/?lang=de")
 	for _, path := range paths {
 		for _, host := range []string{"cloudlink.local", "evil.test"} {
@@ -277,6 +278,9 @@ func TestEveryAnswerIsGuarded(t *testing.T) {
 				"Referrer-Policy":              "same-origin",
 				"Cross-Origin-Resource-Policy": "same-origin",
 			} {
+				if path == "/find" && host != "evil.test" && name == "Content-Security-Policy" {
+					continue // TestFindPolicyNamesOurNamesAlone
+				}
 				if got := resp.Header.Get(name); got != want {
 					t.Errorf("%s: %s: %q", path, name, got)
 				}
@@ -402,12 +406,13 @@ func FuzzQuery(f *testing.F) {
 }
 
 func TestOwnHost(t *testing.T) {
-	const serial = "CLG-7F3A91"
+	own := ownNames{Host: "bureau.local", Unique: uniqueName("CLG-7F3A91")}
 	for host, want := range map[string]bool{
 		"cloudlink.local":              true,
 		"CloudLink.local:8080":         true,
 		"cloudlink.local.":             true,
 		"cloudlink-clg-7f3a91.local":   true,
+		"bureau.local":                 true,
 		"localhost:8080":               true,
 		"192.168.178.40":               true,
 		"192.168.178.40:80":            true,
@@ -435,11 +440,11 @@ func TestOwnHost(t *testing.T) {
 		"cloudlink.local:-1":           false,
 		"evil.test\x00cloudlink.local": false,
 	} {
-		if got := ownHost(host, serial); got != want {
+		if got := ownHost(host, own); got != want {
 			t.Errorf("%q: %t", host, got)
 		}
 	}
-	if ownHost("cloudlink-.local", "") {
+	if ownHost("cloudlink-.local", ownNames{Host: defaultHost, Unique: uniqueName("")}) {
 		t.Error("a gateway without serial number has a name made of nothing")
 	}
 }
@@ -462,7 +467,7 @@ func FuzzOwnHost(f *testing.F) {
 	f.Add("[fe80::1%eth0]:80", "")
 	f.Add("cloudlink-clg1.local", "CLG1")
 	f.Fuzz(func(t *testing.T, host, serial string) {
-		if !ownHost(host, serial) {
+		if !ownHost(host, ownNames{Host: defaultHost, Unique: uniqueName(serial)}) {
 			return
 		}
 		// Whatever is let in is, as a browser reads it, a name of ours or an address.
@@ -845,7 +850,7 @@ func TestAPI(t *testing.T) {
 		if strings.Contains(description, `"null"`) {
 			t.Error("the description lets something be null")
 		}
-		for path, schema := range map[string]string{"/api/v1/status": "Status", "/api/v1/log": "Log", "/api/v1/log?boot=previous": "Log"} {
+		for path, schema := range map[string]string{"/api/v1/status": "Status", "/api/v1/log": "Log", "/api/v1/log?boot=previous": "Log", "/api/v1/find": "Find"} {
 			resp, body := get(t, p, path, "Accept-Language", "de")
 			if resp.StatusCode == http.StatusServiceUnavailable && g.down[PartMachine] {
 				schema = "ErrorModel"

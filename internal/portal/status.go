@@ -77,6 +77,7 @@ type gatherer struct {
 	network Network
 	log     *slog.Logger
 	keep    time.Duration
+	host    string // the name that is set
 
 	mu             sync.Mutex // guards what follows, and lets one ask at a time
 	mAsked, nAsked time.Time

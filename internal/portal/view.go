@@ -27,6 +27,14 @@ type view struct {
 	Banner  *banner // nil where no change is on probation
 }
 
+// A menuItem is a page that every page leads to.
+type menuItem struct{ Path, Name string }
+
+// Menu is what the main menu has.
+func (view) Menu() []menuItem {
+	return []menuItem{{"/", "overview"}, {ethernetPath, "network"}, {findPath, "find"}, {"/log", "log"}}
+}
+
 // T returns a text of the catalogue. Its arguments are pairs of name and value.
 func (v view) T(id string, args ...any) (string, error) {
 	data := map[string]any{}
@@ -250,6 +258,7 @@ func plain(s string) string {
 type overview struct {
 	view
 	Status
+	Host   string // the gateway's name
 	Missed bool   // the gateway restarted while the page was open
 	Was    string // the version that the page was loaded from, if it is another one
 }
