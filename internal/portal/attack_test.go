@@ -98,6 +98,9 @@ var assaults = []assault{
 	{"an unknown transfer", "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: gzip\r\n\r\n", 501, true},
 	{"an unknown expectation", "GET / HTTP/1.1\r\n" + host + "Expect: everything\r\n\r\n", 417, true},
 	{"another site's form", "POST /log HTTP/1.1\r\n" + host + "Origin: http://evil.test\r\nContent-Length: 0\r\n\r\n", 403, false},
+	{"the token, for another site", "GET /find/token HTTP/1.1\r\n" + host + "Origin: http://evil.test\r\n\r\n", 200, false},
+	{"leave for another site's script", "OPTIONS /find/token HTTP/1.1\r\n" + host + "Origin: http://evil.test\r\nAccess-Control-Request-Method: GET\r\n\r\n", 405, false},
+	{"a QR code of elsewhere", "GET /find/qr.png?address=evil.test HTTP/1.1\r\n" + host + "\r\n", 404, false},
 	{"an unknown method", "BREW / HTTP/1.1\r\n" + host + "\r\n", 405, false},
 	{"no method", " / HTTP/1.1\r\n" + host + "\r\n", 400, true},
 }

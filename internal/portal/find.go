@@ -75,8 +75,7 @@ func (p *Portal) find(r *http.Request, v view) Find {
 		url := "http://" + n
 		f.Names = append(f.Names, FindName{n, url + "/", url + tokenPath, i > 0, n == name})
 	}
-	s, _ := p.networkStatus(r.Context())
-	for _, a := range openable(s, requestOf(r.Context(), r.RemoteAddr).ArrivedOn) {
+	for _, a := range p.openable(r) {
 		f.Addresses = append(f.Addresses, FindAddress{a, "http://" + hostOf(a) + "/"})
 	}
 	if len(f.Addresses) > 0 {
@@ -84,6 +83,17 @@ func (p *Portal) find(r *http.Request, v view) Find {
 	}
 	f.Cures = cures(v, platformOf(r))
 	return f
+}
+
+// openable are those of the gateway's addresses that r's client can use. Where the network service does
+// not answer, that is the one that r came in on.
+func (p *Portal) openable(r *http.Request) []netip.Addr {
+	arrived := requestOf(r.Context(), r.RemoteAddr).ArrivedOn
+	s, err := p.networkStatus(r.Context())
+	if err != nil && arrived.IsValid() && !arrived.IsLoopback() {
+		s.Ports = []network.Port{{Addresses: []network.Address{{Prefix: netip.PrefixFrom(arrived.WithZone(""), 0)}}}}
+	}
+	return openable(s, arrived.WithZone(""))
 }
 
 // openable are the addresses under which a browser can open the gateway. First is the one that the
@@ -197,7 +207,8 @@ func newToken() string { return rand.Text() }
 type findPage struct {
 	view
 	Find
-	Public bool // opened under a public address, from which a browser may not ask the names
+	Unknown bool // the network service does not answer
+	Public  bool // opened under a public address, from which a browser may not ask the names
 }
 
 func (p *Portal) findPage(w http.ResponseWriter, r *http.Request) {
@@ -206,6 +217,8 @@ func (p *Portal) findPage(w http.ResponseWriter, r *http.Request) {
 	}
 	fp := findPage{view: p.view(r, "find")}
 	fp.Find = p.find(r, fp.view)
+	_, err := p.networkStatus(r.Context())
+	fp.Unknown = err != nil
 	if _, ip, _ := cutHost(r.Host); ip.IsValid() {
 		fp.Public = !ip.IsPrivate() && !ip.IsLoopback() && !ip.IsLinkLocalUnicast()
 	}
@@ -236,9 +249,8 @@ func (p *Portal) tokenAnswer(w http.ResponseWriter, r *http.Request) {
 
 // qrPicture answers with an address of ours as a QR code.
 func (p *Portal) qrPicture(w http.ResponseWriter, r *http.Request) {
-	s, _ := p.networkStatus(r.Context())
 	ip, err := netip.ParseAddr(r.FormValue("address"))
-	if err != nil || !slices.Contains(openable(s, requestOf(r.Context(), r.RemoteAddr).ArrivedOn), ip) {
+	if err != nil || !slices.Contains(p.openable(r), ip) {
 		p.fail(w, r, http.StatusNotFound)
 		return
 	}

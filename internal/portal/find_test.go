@@ -277,6 +277,15 @@ func TestFindTokenWithoutTheParts(t *testing.T) {
 	if w.Code != http.StatusOK || w.Header().Get("Access-Control-Allow-Origin") != "http://"+lanAddress || !strings.Contains(w.Body.String(), p.token) {
 		t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
 	}
+	// And the address that the page was opened under is known in any case.
+	for local, want := range map[string]bool{lanAddress: true, "127.0.0.1": false, "fe80::1": false} {
+		w := httptest.NewRecorder()
+		p.ServeHTTP(w, arriving(http.MethodGet, findPath, "cloudlink.local", local))
+		if body := w.Body.String(); strings.Contains(body, `href="http://`+local+`/"`) != want || !strings.Contains(body, "The network service does not answer at present.") ||
+			strings.Contains(body, "has no address") {
+			t.Errorf("on %s: %s", local, body)
+		}
+	}
 }
 
 func FuzzOwnOrigin(f *testing.F) {

@@ -507,6 +507,28 @@ func TestLanguage(t *testing.T) {
 	}
 }
 
+// Whoever chose a language has it everywhere, whatever the browser prefers, and on error pages too.
+func TestChosenLanguageOnEveryPage(t *testing.T) {
+	for name, g := range map[string]*gateway{"faulty": faulty(), "trying": trying()} {
+		p := newPortal(t, g)
+		for _, path := range append(pagePaths, "/live?version=0", "/log/live", "/network/live", "/network/diary", "/probation", "/?x", "/find/qr.png") {
+			for _, lang := range languages {
+				_, want := get(t, p, path, "Accept-Language", lang)
+				for _, browser := range languages {
+					if _, got := get(t, p, path, "Accept-Language", browser, "Cookie", "lang="+lang); stable(got) != stable(want) {
+						t.Errorf("%s, %s: %s in a %s browser is\n%s", name, path, lang, browser, got)
+					}
+				}
+			}
+		}
+	}
+}
+
+// stable leaves out of a page what changes by the second: the clock.
+func stable(page string) string {
+	return regexp.MustCompile(`<time[^>]*>[^<]*</time>`).ReplaceAllString(page, "")
+}
+
 func TestLanguageIsSwitchedByLink(t *testing.T) {
 	p := newPortal(t, sample())
 	resp, _ := get(t, p, "/log?level=warn&lang=de&boot=previous")
