@@ -666,9 +666,9 @@ func (l *link) stillLost(now time.Time, n *name, to netip.Addr) {
 	}
 	n.patient = min(2*n.patient, questionMax)
 	n.step, n.at = 0, now.Add(n.patient)
+	l.dirty = true // the kernel may know its MAC address by now
 	if familyOf(n.rival.Addr) == familyOf(to) && n.rival.Addr != to {
 		n.rival = &Rival{Addr: to, Since: now}
-		l.dirty = true
 	}
 }
 
