@@ -205,7 +205,7 @@ func (h *Host) Kill() {
 // Lines is what the program has printed.
 func (h *Host) Lines() []string { return h.process.Lines() }
 
-// Awaits waits until the program has printed a line that contains text, after the last awaited one.
+// Await waits until the program has printed a line that contains text, after the last awaited one.
 func (h *Host) Await(text string) {
 	h.t.Helper()
 	h.process.Wait(h.t, text)
@@ -220,7 +220,9 @@ func (h *Host) Serve(services ...Service) {
 		h.tell()
 	case Avahi:
 		h.writeAvahiServices()
-		h.process.Signal(hangup)
+		if out, err := h.Command(10*time.Second, "avahi-daemon", "--reload"); err != nil {
+			h.t.Fatalf("mdnstest: avahi-daemon --reload: %v\n%s", err, out)
+		}
 	case Resolved: // it reads them when it starts, and then no more
 		h.Stop()
 		h.Start()
