@@ -25,10 +25,7 @@ func newClient(socket string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}
-	return &Client{http.Client{
-		Transport: &http.Transport{DialContext: dial, MaxIdleConns: 1, IdleConnTimeout: 10 * time.Second},
-		Timeout:   10 * time.Second,
-	}}
+	return &Client{http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConns: 1, IdleConnTimeout: 10 * time.Second}}}
 }
 
 // Status returns the machine's status.
@@ -63,10 +60,54 @@ func (c *Client) PowerOff(ctx context.Context) error {
 	return c.do(ctx, http.MethodPost, "/power-off", nil)
 }
 
+// Slots returns how the two systems on the disk are.
+func (c *Client) Slots(ctx context.Context) (Slots, error) {
+	var s Slots
+	err := c.do(ctx, http.MethodGet, "/slots", &s)
+	return s, err
+}
+
+// OpenSlot empties the slot that is not running, and makes it writable.
+func (c *Client) OpenSlot(ctx context.Context) (Slots, error) { return c.slot(ctx, "open") }
+
+// SealSlot puts on the medium what was written, and makes it readable from there.
+func (c *Client) SealSlot(ctx context.Context) (Slots, error) { return c.slot(ctx, "seal") }
+
+// LookSlot makes the slot that is not running readable.
+func (c *Client) LookSlot(ctx context.Context) (Slots, error) { return c.slot(ctx, "look") }
+
+// CloseSlot ends what one of the others began.
+func (c *Client) CloseSlot(ctx context.Context) (Slots, error) { return c.slot(ctx, "close") }
+
+// ArmSlot has the loader try, so many times, the slot that was read last.
+func (c *Client) ArmSlot(ctx context.Context, tries int) (Slots, error) {
+	return c.slot(ctx, "arm?tries="+strconv.Itoa(tries))
+}
+
+// ConfirmSlot makes what runs what the loader starts.
+func (c *Client) ConfirmSlot(ctx context.Context) (Slots, error) { return c.slot(ctx, "confirm") }
+
+func (c *Client) slot(ctx context.Context, what string) (Slots, error) {
+	ctx, cancel := context.WithTimeout(ctx, slotLimit)
+	defer cancel()
+	var s Slots
+	err := c.ask(ctx, http.MethodPost, "/slots/"+what, &s)
+	return s, err
+}
+
 // maxAnswer is more than process 1 ever has to say.
 const maxAnswer = 8 << 20
 
+// limit is how long process 1 may take.
+const limit = 10 * time.Second
+
 func (c *Client) do(ctx context.Context, method, path string, answer any) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return c.ask(ctx, method, path, answer)
+}
+
+func (c *Client) ask(ctx context.Context, method, path string, answer any) error {
 	req, err := http.NewRequestWithContext(ctx, method, "http://init"+path, nil)
 	if err != nil {
 		return err

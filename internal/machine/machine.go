@@ -5,6 +5,14 @@
 //	GET  /log?after=SEQ&level=warn    → []Entry of this run, oldest first
 //	GET  /log?boot=previous           → []Entry that were saved of the run before
 //	POST /restart, POST /power-off    → 202; the machine goes down in order
+//	GET  /slots                       → Slots
+//	POST /slots/open                  → Slots: the slot that is not running is empty and writable
+//	POST /slots/seal, /slots/look     → Slots: it is readable, from the medium
+//	POST /slots/arm?tries=N           → Slots: the loader tries it so often
+//	POST /slots/confirm               → Slots: what runs is what the loader starts
+//	POST /slots/close                 → Slots: it is not mounted
+//
+// What is asked of slots is done for the update service only; 409 says why it was not done.
 package machine
 
 import (
@@ -31,6 +39,27 @@ type Status struct {
 	Services      []Service             `json:"services"`
 	Conditions    []condition.Condition `json:"conditions"` // process 1's own, most pressing first
 }
+
+// Slots is how the two systems on the disk are, for the update service.
+type Slots struct {
+	Running   string     `json:"running"`         // "a" or "b"
+	Confirmed string     `json:"confirmed"`       // what the loader starts
+	Trial     string     `json:"trial,omitempty"` // what it tries before, while there are
+	Tries     int        `json:"tries"`           // left
+	OnTrial   bool       `json:"on_trial"`        // what runs has not been confirmed; process 1 restarts soon
+	Dir       string     `json:"dir"`             // where the slot that is not running is mounted
+	Access    SlotAccess `json:"access"`
+}
+
+// SlotAccess says what can be done with the files of the slot that is not running.
+type SlotAccess string
+
+// A slot is read back before it is tried.
+const (
+	SlotClosed   SlotAccess = "closed"
+	SlotWritable SlotAccess = "writable"
+	SlotReadable SlotAccess = "readable"
+)
 
 // DataState says what became of the data partition at boot.
 type DataState string

@@ -27,9 +27,27 @@ type Server struct {
 	Restart  func(by string)
 	PowerOff func(by string)
 
-	Group   int      // may connect
-	MayStop []uint32 // users beside root that may restart and power off
-	Logger  *slog.Logger
+	// Slots keeps the slots, nil until they are known.
+	Slots func() SlotKeeper
+
+	Group     int      // may connect
+	MayStop   []uint32 // users beside root that may restart and power off
+	MayUpdate []uint32 // users beside root that may write a slot
+	Logger    *slog.Logger
+}
+
+// slotLimit is how long work on a slot may take.
+const slotLimit = 2 * time.Minute
+
+// A SlotKeeper is package slots' Keeper.
+type SlotKeeper interface {
+	Status() Slots
+	Open() error
+	Look() error
+	Seal() error
+	Arm(tries int) error
+	Confirm() error
+	Close() error
 }
 
 // Listen opens the socket at path for group, in place of one that was left there.
@@ -55,6 +73,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("GET /log", s.log)
 	mux.HandleFunc("POST /restart", func(w http.ResponseWriter, r *http.Request) { s.stop(w, r, s.Restart) })
 	mux.HandleFunc("POST /power-off", func(w http.ResponseWriter, r *http.Request) { s.stop(w, r, s.PowerOff) })
+	s.handleSlots(mux)
 	srv := &http.Server{
 		Handler:        http.MaxBytesHandler(mux, 4096),
 		ReadTimeout:    5 * time.Second,
@@ -116,10 +135,59 @@ func parseLevel(s string) (Level, bool) {
 	return Level(n), err == nil && n >= 0 && n <= 7
 }
 
-// stop does what is asked if the process that asks may: the kernel says who that is.
-func (s *Server) stop(w http.ResponseWriter, r *http.Request, do func(by string)) {
+// handleSlots answers what is asked of the slots.
+func (s *Server) handleSlots(mux *http.ServeMux) {
+	handle := func(pattern string, do func(k SlotKeeper, r *http.Request) error) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			var k SlotKeeper
+			if s.Slots != nil {
+				k = s.Slots()
+			}
+			switch {
+			case r.Method != http.MethodGet && asker(r, s.MayUpdate) == nil:
+				http.Error(w, "this user may not write slots", http.StatusForbidden)
+				return
+			case k == nil:
+				http.Error(w, "the slots are not known: the system was not started by our loader, or has just started", http.StatusServiceUnavailable)
+				return
+			}
+			http.NewResponseController(w).SetWriteDeadline(time.Now().Add(slotLimit)) // media can be slow
+			if err := do(k, r); err != nil {
+				http.Error(w, err.Error(), http.StatusConflict)
+				return
+			}
+			reply(w, k.Status())
+		})
+	}
+	handle("GET /slots", func(SlotKeeper, *http.Request) error { return nil })
+	handle("POST /slots/open", func(k SlotKeeper, _ *http.Request) error { return k.Open() })
+	handle("POST /slots/seal", func(k SlotKeeper, _ *http.Request) error { return k.Seal() })
+	handle("POST /slots/look", func(k SlotKeeper, _ *http.Request) error { return k.Look() })
+	handle("POST /slots/confirm", func(k SlotKeeper, _ *http.Request) error { return k.Confirm() })
+	handle("POST /slots/close", func(k SlotKeeper, _ *http.Request) error { return k.Close() })
+	handle("POST /slots/arm", func(k SlotKeeper, r *http.Request) error {
+		tries, err := strconv.Atoi(r.URL.Query().Get("tries"))
+		if err != nil {
+			return errors.New("tries: want a number")
+		}
+		return k.Arm(tries)
+	})
+}
+
+// asker returns the process that asks, nil where it is neither root nor one of users: the kernel says
+// who it is.
+func asker(r *http.Request, users []uint32) *unix.Ucred {
 	cred, _ := r.Context().Value(peerKey{}).(*unix.Ucred)
-	if cred == nil || cred.Uid != 0 && !slices.Contains(s.MayStop, cred.Uid) {
+	if cred == nil || cred.Uid != 0 && !slices.Contains(users, cred.Uid) {
+		return nil
+	}
+	return cred
+}
+
+// stop does what is asked if the process that asks may.
+func (s *Server) stop(w http.ResponseWriter, r *http.Request, do func(by string)) {
+	cred := asker(r, s.MayStop)
+	if cred == nil {
 		http.Error(w, "this user may not stop the machine", http.StatusForbidden)
 		return
 	}

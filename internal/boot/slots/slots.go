@@ -1,0 +1,279 @@
+// Package slots gives the update service what only process 1 may do: access to the slot that is not
+// running, and the loader's decision which slot to start. Process 1 looks into no file of a slot;
+// whether what was written may be installed, the service has found out, and the loader finds out again.
+//
+// The discipline of a write is Open (an empty file system: what was in the slot cannot be started any
+// more), Seal (everything on the medium, and read back from there, not from memory), Arm (the loader's
+// environment last).
+package slots
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"cloudlink.local/gateway/internal/boot"
+	"cloudlink.local/gateway/internal/boot/bootenv"
+	"cloudlink.local/gateway/internal/machine"
+)
+
+// A Keeper keeps the slots of the disk that the system was started from.
+type Keeper struct {
+	running bootenv.Slot
+	device  func(label string) (path string, ok bool)
+
+	dir string // where the other slot is mounted; its parent is the service's
+	esp string // where the ESP is mounted meanwhile
+	fs  fileSystem
+
+	mu      sync.Mutex // guards what follows, and all work on the slots
+	env     bootenv.Env
+	access  machine.SlotAccess
+	onTrial bool // this system, since its start
+}
+
+// A fileSystem is FAT; tests run on kernels that do not know it.
+type fileSystem struct {
+	kind, esp, slot string // and the options of mounting
+	format          func(w io.WriterAt, size int64, label string, id uint32) error
+}
+
+// New returns the keeper of the slots beside the running one. device finds a partition's device by its
+// label, env is what the loader decided by, user owns the files of the other slot, mounted at dir; the
+// ESP is mounted at esp while it is written.
+func New(running bootenv.Slot, device func(label string) (path string, ok bool), env bootenv.Env, dir, esp string, user int) (*Keeper, error) {
+	if running == bootenv.None {
+		return nil, errors.New("slots: the loader did not say which slot runs")
+	}
+	if err := errors.Join(os.MkdirAll(esp, 0o700), os.MkdirAll(dir, 0o700)); err != nil {
+		return nil, fmt.Errorf("slots: %w", err)
+	}
+	return &Keeper{
+		running: running, device: device, dir: dir, esp: esp, env: env, access: machine.SlotClosed,
+		onTrial: env.Trial == running && env.Confirmed != running,
+		fs: fileSystem{
+			kind: "vfat", esp: "umask=0077", format: format,
+			slot: fmt.Sprintf("uid=%d,gid=%[1]d,umask=0077,errors=remount-ro", user),
+		},
+	}, nil
+}
+
+// Status tells how things are.
+func (k *Keeper) Status() machine.Slots {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return machine.Slots{
+		Running: string(k.running), Confirmed: string(k.env.Confirmed), Trial: string(k.env.Trial), Tries: k.env.Tries,
+		OnTrial: k.onTrial, Dir: k.dir, Access: k.access,
+	}
+}
+
+// OnTrial says whether the system that runs still has to be confirmed.
+func (k *Keeper) OnTrial() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.onTrial
+}
+
+func (k *Keeper) label() string {
+	if k.running == bootenv.A {
+		return boot.SlotB
+	}
+	return boot.SlotA
+}
+
+// Open empties the other slot and lets the service write there.
+func (k *Keeper) Open() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.onTrial {
+		return errors.New("open slot: the other slot is what a failed trial goes back to: confirm this one first")
+	}
+	if err := k.close(); err != nil {
+		return fmt.Errorf("open slot: %w", err)
+	}
+	if k.env.Trial != bootenv.None { // nothing half-written is ever tried
+		if err := k.write(bootenv.Env{Confirmed: k.running}); err != nil {
+			return fmt.Errorf("open slot: %w", err)
+		}
+	}
+	err := k.withDevice(k.label(), func(f *os.File) error {
+		size, err := f.Seek(0, io.SeekEnd)
+		if err != nil {
+			return err
+		}
+		return k.fs.format(f, size, k.label(), crc32.ChecksumIEEE([]byte(k.label())))
+	})
+	if err == nil {
+		err = k.mount(0)
+	}
+	if err != nil {
+		return fmt.Errorf("open slot: %w", err)
+	}
+	k.access = machine.SlotWritable
+	return nil
+}
+
+// Look lets the service read the other slot, from the medium.
+func (k *Keeper) Look() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.seal("look into slot")
+}
+
+// Seal puts on the medium what was written, and lets the service read it back from there.
+func (k *Keeper) Seal() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.access != machine.SlotWritable {
+		return errors.New("seal slot: it is not open for writing")
+	}
+	return k.seal("seal slot")
+}
+
+func (k *Keeper) seal(what string) error {
+	err := k.close()
+	if err == nil {
+		err = k.mount(unix.MS_RDONLY)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	k.access = machine.SlotReadable
+	return nil
+}
+
+// Arm has the loader try the other slot so many times.
+func (k *Keeper) Arm(tries int) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case tries < 1 || tries > bootenv.MaxTries:
+		return fmt.Errorf("arm trial: %d tries: want 1 to %d", tries, bootenv.MaxTries)
+	case k.onTrial:
+		return errors.New("arm trial: this slot is on trial itself: confirm it first")
+	case k.access != machine.SlotReadable:
+		return errors.New("arm trial: what is in the slot has not been read back")
+	}
+	if err := k.close(); err != nil {
+		return fmt.Errorf("arm trial: %w", err)
+	}
+	if err := k.write(bootenv.Env{Confirmed: k.running, Trial: k.running.Other(), Tries: tries}); err != nil {
+		return fmt.Errorf("arm trial: %w", err)
+	}
+	return nil
+}
+
+// Confirm makes the system that runs the one that the loader starts from now on. A trial of the other
+// slot that has not begun is called off.
+func (k *Keeper) Confirm() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if want := (bootenv.Env{Confirmed: k.running}); k.env != want {
+		if err := k.write(want); err != nil {
+			return fmt.Errorf("confirm slot: %w", err)
+		}
+	}
+	k.onTrial = false
+	return nil
+}
+
+// Close takes the other slot away from the service.
+func (k *Keeper) Close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.close(); err != nil {
+		return fmt.Errorf("close slot: %w", err)
+	}
+	return nil
+}
+
+func (k *Keeper) mount(flags uintptr) error {
+	device, ok := k.device(k.label())
+	if !ok {
+		return fmt.Errorf("the disk has no %s", k.label())
+	}
+	if err := unix.Mount(device, k.dir, k.fs.kind, flags|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, k.fs.slot); err != nil {
+		return fmt.Errorf("mount %s: %w", k.label(), err)
+	}
+	return nil
+}
+
+// close unmounts the slot. Afterwards the medium has all that was written, and memory nothing of it.
+func (k *Keeper) close() error {
+	if k.access == machine.SlotClosed {
+		return nil
+	}
+	if k.access == machine.SlotWritable {
+		if err := syncfs(k.dir); err != nil {
+			return fmt.Errorf("write %s to the medium: %w", k.label(), err)
+		}
+	}
+	if err := unix.Unmount(k.dir, 0); err != nil {
+		return fmt.Errorf("unmount %s: %w", k.label(), err)
+	}
+	k.access = machine.SlotClosed
+	return k.withDevice(k.label(), func(f *os.File) error {
+		return unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0)
+	})
+}
+
+// write puts an environment block into both of its places. The first is the one that counts.
+func (k *Keeper) write(e bootenv.Env) (err error) {
+	device, ok := k.device(boot.ESP)
+	if !ok {
+		return errors.New("the disk has no esp")
+	}
+	if err := unix.Mount(device, k.esp, k.fs.kind, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, k.fs.esp); err != nil {
+		return fmt.Errorf("mount esp: %w", err)
+	}
+	defer func() {
+		if e := unix.Unmount(k.esp, 0); err == nil && e != nil {
+			err = fmt.Errorf("unmount esp: %w", e)
+		}
+		if err == nil {
+			err = k.withDevice(boot.ESP, (*os.File).Sync)
+		}
+		if err == nil {
+			k.env = e
+		}
+	}()
+	for _, name := range []string{bootenv.File, bootenv.Backup} {
+		if err := bootenv.WriteFile(filepath.Join(k.esp, name), e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// withDevice does something with a partition's device, and sees to it that the medium has it.
+func (k *Keeper) withDevice(label string, do func(*os.File) error) error {
+	path, ok := k.device(label)
+	if !ok {
+		return fmt.Errorf("the disk has no %s", label)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := do(f); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return f.Sync()
+}
+
+func syncfs(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Syncfs(int(f.Fd()))
+}
