@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 	"cloudlink.local/gateway/internal/boot"
 	"cloudlink.local/gateway/internal/boot/data"
+	"cloudlink.local/gateway/internal/boot/slots"
 	"cloudlink.local/gateway/internal/condition"
 	"cloudlink.local/gateway/internal/logring"
 	"cloudlink.local/gateway/internal/machine"
@@ -24,6 +26,8 @@ import (
 const (
 	diskLimit = 10 * time.Second
 	dataLimit = 40 * time.Second
+
+	trialLimit = 10 * time.Minute // since power-on, for a new system to prove itself
 )
 
 // openData finds the disk that we booted from, nil if there is none, and mounts its data partition
@@ -74,6 +78,7 @@ func later(ctx context.Context, st *state, disk *boot.Disk, tail *logring.Tail, 
 		check(err)
 		if err == nil {
 			st.noteLoader(loader, disk, log)
+			check(st.keepSlots(loader, disk))
 		}
 	}
 	if !st.result().Lasting() {
@@ -102,6 +107,42 @@ func (s *state) noteLoader(l boot.Loader, disk *boot.Disk, log *slog.Logger) {
 	if wanted, fellBack := l.FellBack(disk.Slot); fellBack {
 		log.Warn("the loader did not boot the slot that it should have", "wanted", wanted, "booted", disk.Slot)
 		s.note(condition.New(condition.FellBack, "wanted", string(wanted), "booted", string(disk.Slot)))
+	}
+}
+
+// keepSlots opens the slots to the update service.
+func (s *state) keepSlots(l boot.Loader, disk *boot.Disk) error {
+	keeper, err := slots.New(disk.Slot, disk.Device, l.Env, filepath.Join(runtimeDir, "update", "slot"), workDir+"/esp", updateUser)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.slots = keeper
+	return nil
+}
+
+// onTrial says whether the system that runs has still to be confirmed.
+func (s *state) onTrial() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.slots != nil && s.slots.OnTrial()
+}
+
+// watchTrial restarts a system that has not been confirmed in time: the loader then starts the one
+// before. Nothing that the system on trial brings along has to work for that.
+func watchTrial(ctx context.Context, st *state, requests chan<- boot.Request) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(trialLimit - uptime()):
+	}
+	if !st.onTrial() {
+		return
+	}
+	select {
+	case requests <- boot.Request{Ending: boot.Restart, By: "the trial's time is over and nobody has confirmed it"}:
+	case <-ctx.Done():
 	}
 }
 

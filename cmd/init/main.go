@@ -126,6 +126,7 @@ func run() boot.Ending {
 	words := lastRun(st, wd != nil && wd.ResetLast(), ring, log)
 	helpers.Go(func() { tail.Run(ctx) })
 	helpers.Go(func() { clk.Run(ctx, check) })
+	helpers.Go(func() { watchTrial(ctx, st, requests) })
 	helpers.Go(func() { later(ctx, st, disk, tail, words, log) })
 
 	req := <-requests

@@ -33,6 +33,7 @@ const (
 	networkUser = 101
 	portalUser  = 102
 	consoleUser = 103
+	updateUser  = 104
 )
 
 // services is the one table of services, in the order in which they are started: the owner waits for

@@ -18,6 +18,7 @@ import (
 	"cloudlink.local/gateway/internal/boot"
 	"cloudlink.local/gateway/internal/boot/clock"
 	"cloudlink.local/gateway/internal/boot/data"
+	"cloudlink.local/gateway/internal/boot/slots"
 	"cloudlink.local/gateway/internal/condition"
 	"cloudlink.local/gateway/internal/logring"
 	"cloudlink.local/gateway/internal/machine"
@@ -49,6 +50,7 @@ type state struct {
 	serial string
 	data   data.Result
 	notes  []condition.Condition // of the boot
+	slots  *slots.Keeper         // nil until it is known what the loader decided by
 }
 
 func newState(began time.Duration, rel release.Release, clk *clock.Clock, sup *supervise.Supervisor) *state {
@@ -75,6 +77,16 @@ func (s *state) findSerial() (serial string, fresh bool) {
 	defer s.mu.Unlock()
 	s.serial = serial
 	return serial, fresh
+}
+
+// keeper returns the slots' keeper, nil while there is none.
+func (s *state) keeper() machine.SlotKeeper {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.slots == nil {
+		return nil
+	}
+	return s.slots
 }
 
 // result returns what became of the data partition.
@@ -166,7 +178,8 @@ func serve(ctx context.Context, st *state, ring *logring.Ring, tail *logring.Tai
 	s := machine.Server{
 		Status: st.status, Log: ring.Since, Previous: tail.Previous,
 		Restart: ask(boot.Restart), PowerOff: ask(boot.PowerOff),
-		MayStop: []uint32{consoleUser, portalUser}, Logger: log,
+		Slots:   st.keeper,
+		MayStop: []uint32{consoleUser, portalUser, updateUser}, MayUpdate: []uint32{updateUser}, Logger: log,
 	}
 	return s.Run(ctx, l)
 }
