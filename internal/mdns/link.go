@@ -89,7 +89,8 @@ type link struct {
 	sent    map[string]*[len(families)]time.Time // by set's id: when everybody last got it
 
 	conflicts, updates limiter
-	slow               bool // too many conflicts: until none of the names is probed for
+	updateAt           time.Time // when changed records are announced, or were last
+	slow               bool      // too many conflicts: until none of the names is probed for
 
 	troubles [len(families)]error // of what was last sent
 	dirty    bool                 // the status has changed
@@ -166,11 +167,11 @@ func (l *link) fill(now time.Time) {
 		}
 		all = append(all, n.sets()...)
 	}
-	if len(changed) > 0 {
-		at = l.updates.after(at)
+	if len(changed) > 0 && !now.Before(l.updateAt) {
+		l.updateAt = l.updates.after(at)
 	}
 	for _, n := range changed {
-		n.step, n.at = 0, at
+		n.step, n.at = 0, l.updateAt
 	}
 	l.kin.setRecords(now, l.link.Name, all)
 	l.collect()
@@ -692,11 +693,12 @@ func (l *link) callsItself(n *name, key string, r *wire.Record) {
 	case r.Addr() == n.rival.Addr:
 		host = r.Name
 	}
-	if host == "" || wire.Fold(host) == n.key || host == n.rival.Host {
+	text := wire.Text(host)
+	if host == "" || wire.Fold(host) == n.key || text == n.rival.Host {
 		return
 	}
 	known := *n.rival // the status has the former
-	known.Host = host
+	known.Host = text
 	n.rival, l.dirty = &known, true
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"cloudlink.local/gateway/internal/mdns/wire"
 )
 
 // A service is the goroutine of one link.
@@ -19,9 +21,8 @@ type order struct {
 	link Link
 }
 
-// waiting is how many packets wait for a link's goroutine. All were admitted; a burst of all hosts
-// of a large link at once is shorter.
-const waiting = 64
+// waiting is how many packets wait for a link's goroutine: more than one host may have there.
+const waiting = 2 * hostBurst
 
 // serve starts to answer on a link. It goes on until stop is called, says goodbye, and closes done.
 func (r *Responder) serve(l Link) *service {
@@ -45,8 +46,8 @@ func (s *service) wish(w *Wish, l Link) {
 
 // run owns a link.
 func (r *Responder) run(ctx context.Context, at Link, wishes <-chan order) {
-	packets := make(chan packet, waiting)
-	heard := newAdmission()
+	packets := make(chan heard, waiting)
+	admission := newAdmission()
 	var sockets [len(families)]*socket
 	var reading sync.WaitGroup
 	reads, stopReads := context.WithCancel(context.Background()) // after the goodbye
@@ -68,11 +69,13 @@ func (r *Responder) run(ctx context.Context, at Link, wishes <-chan order) {
 				}
 				s := &socket{family: f, open: func(f family) (conn, error) { return r.config.open(at, f) }}
 				sockets[f] = s
-				reading.Go(func() { s.run(reads, heard, packets) })
+				reading.Go(func() { s.run(reads, admission, packets) })
 			}
 			l.update(time.Now(), o.wish, o.link, r.config.mtu(o.link))
 		case p := <-packets:
-			l.receive(time.Now(), p)
+			if msg, err := wire.Parse(p.bytes); err == nil {
+				l.receive(time.Now(), packet{family: p.family, from: p.from, multicast: p.multicast, msg: msg})
+			}
 		case <-timer.C:
 			l.wake(time.Now())
 		}

@@ -1,6 +1,7 @@
 package mdns
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,12 @@ type datagram struct {
 	from      netip.AddrPort // without a zone
 	multicast bool
 	bytes     []byte
+}
+
+// A heard datagram waits to be read: unread, for it takes less room so.
+type heard struct {
+	family family
+	datagram
 }
 
 // A conn sends and receives on one link, in one family. Its methods may be called at the same time.
@@ -76,7 +83,7 @@ func (s *socket) drop(c conn) {
 }
 
 // run receives packets until ctx ends. It hands on those that the link has room for.
-func (s *socket) run(ctx context.Context, a *admission, packets chan<- packet) {
+func (s *socket) run(ctx context.Context, a *admission, packets chan<- heard) {
 	buf := make([]byte, maxPacket+1)
 	for ctx.Err() == nil {
 		if c, err := s.ensure(); err == nil {
@@ -93,7 +100,7 @@ func (s *socket) run(ctx context.Context, a *admission, packets chan<- packet) {
 }
 
 // receive reads packets until c breaks.
-func (s *socket) receive(c conn, buf []byte, a *admission, packets chan<- packet) {
+func (s *socket) receive(c conn, buf []byte, a *admission, packets chan<- heard) {
 	for {
 		d, err := c.read(buf)
 		if err != nil {
@@ -102,12 +109,9 @@ func (s *socket) receive(c conn, buf []byte, a *admission, packets chan<- packet
 		if len(d.bytes) > maxPacket || !a.admit(time.Now(), d.from.Addr(), len(d.bytes)) {
 			continue
 		}
-		msg, err := wire.Parse(d.bytes)
-		if err != nil {
-			continue
-		}
+		d.bytes = bytes.Clone(d.bytes)
 		select {
-		case packets <- packet{family: s.family, from: d.from, multicast: d.multicast, msg: msg}:
+		case packets <- heard{s.family, d}:
 		default: // more than we can bear: it will be asked again
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/miekg/dns"
 )
@@ -85,6 +86,10 @@ const headerSize = 12
 // answers has some 250; a name of 126 pointers costs a sender two bytes, and us a thousand.
 const MaxEntries = 512
 
+// maxNames is how many bytes all names of a packet may have in full. Those of a long one that is full
+// of known answers have a quarter of that.
+const maxNames = 128 << 10
+
 // ErrForeign is returned for a packet that is to be ignored: of another operation, or with an error
 // code (RFC 6762 §18.3, §18.11).
 var ErrForeign = errors.New("not a message of Multicast DNS: opcode or response code is not zero")
@@ -129,9 +134,10 @@ func Parse(b []byte) (*Message, error) {
 
 // A reader reads a packet's parts one after the other. After an error it reads nothing more.
 type reader struct {
-	b   []byte
-	off int
-	err error
+	b     []byte
+	off   int
+	names int // bytes of all so far
+	err   error
 }
 
 func (r *reader) fail(what string, err error) {
@@ -146,6 +152,9 @@ func (r *reader) name(end int) string {
 		return ""
 	}
 	name, off, err := dns.UnpackDomainName(r.b[:end], r.off)
+	if r.names += len(name); err == nil && r.names > maxNames {
+		err = errMany
+	}
 	if err != nil {
 		r.fail("name", err)
 		return ""
@@ -154,7 +163,10 @@ func (r *reader) name(end int) string {
 	return name
 }
 
-var errShort = errors.New("the packet ends in the middle of it")
+var (
+	errShort = errors.New("the packet ends in the middle of it")
+	errMany  = errors.New("its names are too long, all together")
+)
 
 // take reads n bytes.
 func (r *reader) take(n int, what string) []byte {
@@ -260,6 +272,20 @@ func Name(labels ...string) (string, error) {
 		return "", fmt.Errorf("name of labels %q: %w", labels, err)
 	}
 	return name, nil
+}
+
+// Text is a name as people write it, without the last dot. Whatever a hostile name has in it is left out.
+func Text(name string) string {
+	var labels []string
+	for b := packed(name); len(b) > 1; b = b[1+b[0]:] {
+		labels = append(labels, string(b[1:1+b[0]]))
+	}
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(strings.Join(labels, "."), ""))
 }
 
 // MaxLabel is how many bytes a label may have.

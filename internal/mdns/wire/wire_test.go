@@ -184,6 +184,9 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s: %s, want %s", addr, got, want)
 		}
 	}
+	if got := Text(must(Name("Büro 1.5", "_http\x1b\xff"))); got != "Büro 1.5._http" {
+		t.Errorf("as people write it: %q", got)
+	}
 	if got := TXTData(nil); got != "\x00" {
 		t.Errorf("no text is %q", got)
 	}
