@@ -50,10 +50,8 @@ func aggregatesOneQuery(s *script) {
 
 func aggregatesTwoQueries(s *script) {
 	s.ready()
-	s.ask(q(s.service, typePTR))
-	pos := s.pos
-	s.ask(q(enumeration, typePTR))
-	s.pos = pos
+	sent := s.sendAll(asking(q(s.service, typePTR)), asking(q(enumeration, typePTR)))
+	s.inTime(sent[1], answers(s.service, typePTR))
 	s.oneAnswer(q(s.service, typePTR), q(enumeration, typePTR))
 }
 
@@ -425,7 +423,6 @@ func heedsKnownAnswers(s *script) {
 	s.ready()
 	for _, ask := range []question{q(s.name, s.addrType), q(s.service, typePTR)} {
 		r := s.record(ask.name, ask.typ)
-		s.pause()
 		r.ttl, r.class = r.ttl/2, classIN
 		s.asksKnowing(ask, r)
 		s.silent(ask.name, ask.typ, "answers with what is known")
@@ -437,7 +434,6 @@ func refreshesKnownAnswers(s *script) {
 	s.ready()
 	for _, ask := range []question{q(s.name, s.addrType), q(s.service, typePTR)} {
 		r := s.record(ask.name, ask.typ)
-		s.pause()
 		r.ttl, r.class = r.ttl/2-1, classIN
 		s.asksKnowing(ask, r)
 		s.wait(3*second, "an answer, as what is known is over half its life", answers(ask.name, ask.typ))
@@ -447,7 +443,6 @@ func refreshesKnownAnswers(s *script) {
 func heedsOneKnownAnswer(s *script) {
 	s.ready()
 	r := s.record(s.service, typePTR)
-	s.pause()
 	r.class = classIN
 	s.send(outgoing{message: message{questions: []question{q(s.name, s.addrType), q(s.service, typePTR)}, answers: []record{r}}})
 	p := s.wait(3*second, "an answer for "+s.name, s.claims(s.name))
@@ -466,13 +461,15 @@ func correctsKnownAnswers(s *script) {
 func heedsLaterKnownAnswers(s *script) {
 	s.ready()
 	r := s.record(s.service, typePTR)
-	s.pause()
 	r.class = classIN
-	s.send(outgoing{message: message{flags: flagTruncated, questions: []question{q(s.service, typePTR)}}})
+	first := s.send(outgoing{message: message{flags: flagTruncated, questions: []question{q(s.service, typePTR)}}})
 	pos := s.pos
 	time.Sleep(100 * time.Millisecond)
-	s.send(outgoing{message: message{answers: []record{r}}})
+	second := s.send(outgoing{message: message{answers: []record{r}}})
 	s.pos = pos
+	if second.at.Sub(first.at) > 350*time.Millisecond {
+		s.late("the script's second packet comes after %v", second.at.Sub(first.at))
+	}
 	s.silent(s.service, typePTR, "answers with what is known")
 	s.alive()
 }
@@ -487,23 +484,17 @@ func awaitsKnownAnswers(s *script) {
 func leavesAnswerToOthers(s *script) {
 	s.ready()
 	r := s.record(s.service, typePTR)
-	s.pause()
-	s.ask(q(s.service, typePTR))
-	pos := s.pos
-	s.say(r)
-	s.pos = pos
+	sent := s.sendAll(asking(q(s.service, typePTR)), s.saying(r))
+	s.inTime(sent[1], answers(s.service, typePTR))
 	s.silent(s.service, typePTR, "answers with what another has just answered")
 }
 
 func answersBesideShorter(s *script) {
 	s.ready()
 	r := s.record(s.service, typePTR)
-	s.pause()
-	s.ask(q(s.service, typePTR))
-	pos := s.pos
 	r.ttl = 10
-	s.say(r)
-	s.pos = pos
+	sent := s.sendAll(asking(q(s.service, typePTR)), s.saying(r))
+	s.inTime(sent[1], answers(s.service, typePTR))
 	s.wait(3*second, "an answer, as another's has a shorter life", answers(s.service, typePTR))
 }
 

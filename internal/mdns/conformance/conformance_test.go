@@ -2,28 +2,31 @@ package conformance
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"testing"
 
 	"cloudlink.local/gateway/internal/mdns/mdnstest"
 )
 
+var kind = flag.String("kind", string(mdnstest.Ours), "the program to play to: ours, avahi or resolved")
+
 func TestMain(m *testing.M) {
-	// The scenarios wait most of their time.
+	mdnstest.BeOurs()
 	flag.Parse()
-	flag.Set("test.parallel", "24")
+	// The scenarios wait most of their time.
+	if err := flag.Set("test.parallel", "24"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	mdnstest.Main(m)
 }
 
 func TestRFC(t *testing.T) {
-	kind := mdnstest.Ours
-	if k := os.Getenv("CONFORMANCE_KIND"); k != "" {
-		kind = mdnstest.Kind(k)
-	}
 	for _, sc := range Scenarios {
 		t.Run(sc.Name, func(t *testing.T) {
 			t.Parallel()
-			if err := Run(t, kind, sc); err != nil {
+			if err := Run(t, mdnstest.Kind(*kind), sc); err != nil {
 				t.Error(err)
 			}
 		})

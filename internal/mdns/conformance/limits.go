@@ -47,8 +47,6 @@ func readsCompressedQuestions(s *script) {
 
 func readsCompressedKnownAnswers(s *script) {
 	s.ready()
-	s.record(s.service, typePTR)
-	s.pause()
 	const name = 12 // where the question's is
 	b := inClass(appendName(header(0, 1, 1), s.service), typePTR)
 	b = inClass(binary.BigEndian.AppendUint16(b, pointer|name), typePTR)
@@ -83,8 +81,7 @@ func survivesLoops(s *script) {
 	}
 	long := header(0, 1, 0)
 	for range 100 {
-		long = append(long, "\x3faaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"[:11]...)
-		long[len(long)-11] = 10
+		long = append(long, "\x09too-long-"...)
 	}
 	s.send(outgoing{raw: inClass(append(long, 0), typeA)})
 	s.alive()

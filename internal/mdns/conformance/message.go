@@ -96,6 +96,14 @@ func (r record) addr() netip.Addr {
 	return a
 }
 
+// strings is what a TXT record has.
+func (r record) strings() (all []string) {
+	for b := r.data; len(b) > 0 && int(b[0]) < len(b); b = b[1+b[0]:] {
+		all = append(all, string(b[1:1+b[0]]))
+	}
+	return all
+}
+
 // types is the bitmap of an NSEC record.
 func (r record) types() (all []uint16) {
 	_, at, err := readName(r.data, 0)

@@ -376,46 +376,55 @@ type outgoing struct {
 	from    netip.Addr
 	port    uint16 // it comes from
 	unicast bool   // it goes to the host's own address
-	hops    byte
 	raw     []byte // instead of the message
 	message
 }
 
 // send sends a packet and returns it with the time the kernel had it at.
-func (s *script) send(o outgoing) *packet {
-	f := frame{toMAC: net.HardwareAddr{0x01, 0, 0x5e, 0, 0, 0xfb}, hops: 255}
-	if s.setup.ipv6 {
-		f.toMAC = net.HardwareAddr{0x33, 0x33, 0, 0, 0, 0xfb}
-	}
-	from, port, to := s.us, uint16(mdnsPort), s.group
-	if o.from.IsValid() {
-		from = o.from
-	}
-	if o.port != 0 {
-		port = o.port
-	}
-	if o.unicast {
-		to, f.toMAC = s.own, s.mac
-	}
-	if o.hops != 0 {
-		f.hops = o.hops
-	}
-	f.from, f.to = netip.AddrPortFrom(from, port), netip.AddrPortFrom(to, mdnsPort)
-	payload := o.raw
-	if payload == nil {
-		payload = o.message.bytes()
+func (s *script) send(o outgoing) *packet { return s.sendAll(o)[0] }
+
+// sendAll sends packets one right after the other.
+func (s *script) sendAll(all ...outgoing) (sent []*packet) {
+	var frames []frame
+	var payloads [][]byte
+	for _, o := range all {
+		f := frame{toMAC: net.HardwareAddr{0x01, 0, 0x5e, 0, 0, 0xfb}, hops: 255}
+		if s.setup.ipv6 {
+			f.toMAC = net.HardwareAddr{0x33, 0x33, 0, 0, 0, 0xfb}
+		}
+		from, port, to := s.us, uint16(mdnsPort), s.group
+		if o.from.IsValid() {
+			from = o.from
+		}
+		if o.port != 0 {
+			port = o.port
+		}
+		if o.unicast {
+			to, f.toMAC = s.own, s.mac
+		}
+		f.from, f.to = netip.AddrPortFrom(from, port), netip.AddrPortFrom(to, mdnsPort)
+		payload := o.raw
+		if payload == nil {
+			payload = o.message.bytes()
+		}
+		frames, payloads = append(frames, f), append(payloads, payload)
 	}
 	s.forget()
 	n := s.pos
-	if err := s.wire.send(f, payload); err != nil {
-		s.t.Fatalf("conformance: send: %v", err)
+	for i := range frames {
+		if err := s.wire.send(frames[i], payloads[i]); err != nil {
+			s.t.Fatalf("conformance: send: %v", err)
+		}
 	}
 	deadline := time.After(5 * time.Second)
 	for {
-		all, more := s.heard()
-		for ; n < len(all); n++ {
-			if all[n].sent {
-				return all[n]
+		heard, more := s.heard()
+		for ; n < len(heard); n++ {
+			if heard[n].sent {
+				sent = append(sent, heard[n])
+			}
+			if len(sent) == len(all) {
+				return sent
 			}
 		}
 		select {
@@ -426,15 +435,27 @@ func (s *script) send(o outgoing) *packet {
 	}
 }
 
-// ask sends a query by multicast.
-func (s *script) ask(questions ...question) *packet {
-	return s.send(outgoing{message: message{questions: questions}})
+// inTime has the scenario played again if the host spoke before the script did what the scenario is
+// about: the script, on a busy machine, was too slow.
+func (s *script) inTime(sent *packet, m match) {
+	for _, p := range s.packets()[s.pos:] {
+		if !p.sent && m(p) && !p.at.After(sent.at) {
+			s.late("the host answers before the script's second packet, in %v", p.at.Sub(s.begin))
+		}
+	}
 }
 
+// ask sends a query by multicast.
+func (s *script) ask(questions ...question) *packet { return s.send(asking(questions...)) }
+
 // say sends a response by multicast, as another host.
-func (s *script) say(records ...record) *packet {
-	return s.send(outgoing{from: s.other, message: message{flags: flagResponse | flagAuthoritative, answers: records}})
+func (s *script) say(records ...record) *packet { return s.send(s.saying(records...)) }
+
+func (s *script) saying(records ...record) outgoing {
+	return outgoing{from: s.other, message: message{flags: flagResponse | flagAuthoritative, answers: records}}
 }
+
+func asking(questions ...question) outgoing { return outgoing{message: message{questions: questions}} }
 
 // rival sends another host's probe for a name, with these records.
 func (s *script) rival(name string, proposed ...record) *packet {
@@ -461,11 +482,13 @@ func srv(name string, port uint16, target string, ttl uint32) record {
 
 func (r record) flushing() record { r.class |= top; return r }
 
-// record asks for one record, by itself, and returns it as it was answered.
+// record asks for one record, by itself, and returns it as it was answered. When it returns, the host
+// may send it again.
 func (s *script) record(name string, typ uint16) record {
 	s.ask(q(name, typ))
 	p := s.wait(3*time.Second, "an answer with "+typeName(typ)+" of "+name, answers(name, typ))
 	r, _ := p.answer(name, typ)
+	s.pause()
 	return r
 }
 
@@ -474,7 +497,7 @@ func (s *script) pause() { time.Sleep(1200 * time.Millisecond) }
 
 // alive fails the scenario unless the host answers for its name.
 func (s *script) alive() {
-	s.pause()
+	s.calm()
 	s.ask(q(s.name, s.addrType))
 	s.wait(3*time.Second, "an answer for "+s.name+" afterwards", s.claims(s.name))
 }

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// startAvahi starts avahi-daemon with Debian's configuration but for the names, and without D-Bus
-// unless somebody asks there.
+// startAvahi starts avahi-daemon with Debian's configuration but for the names, without D-Bus unless
+// somebody asks there, and heeding whether a cable is plugged in, which it otherwise does not.
 func (h *Host) startAvahi() {
 	h.t.Helper()
 	yes := func(b bool) string {
@@ -23,6 +23,7 @@ func (h *Host) startAvahi() {
 host-name=%s
 use-ipv4=yes
 use-ipv6=yes
+use-iff-running=yes
 enable-dbus=%s
 ratelimit-interval-usec=1000000
 ratelimit-burst=1000
@@ -38,7 +39,7 @@ enable-reflector=%s
 `, h.Names.Host, yes(h.options.Bus), yes(h.options.Reflect)))
 	h.writeAvahiServices()
 	h.process = h.Peer.Start(h.t, h.in("avahi-daemon", "--no-drop-root", "--no-chroot", "--no-rlimits", "--debug", "--file="+config))
-	h.process.Wait(h.t, "Server startup complete")
+	h.process.Wait(h.t, "starting up")
 }
 
 // writeAvahiServices writes a file for each service, and removes those of others.
