@@ -169,7 +169,7 @@ func prepare(ctx context.Context, o Options) (*builder, error) {
 		}
 	}
 	b.release.BuildTime = b.release.BuildTime.UTC().Truncate(time.Second)
-	if err := checkVersion(b.release.Version); err != nil {
+	if err := release.CheckVersion(b.release.Version); err != nil {
 		return nil, err
 	}
 	return b, nil

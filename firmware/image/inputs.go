@@ -220,24 +220,40 @@ func UpdateLock(ctx context.Context, root string, log func(string, ...any)) erro
 	return os.Rename(file+".new", file)
 }
 
-// gitVersion makes a version of `git describe`: v1.2.3 → 1.2.3, four commits later
-// 1.2.3-dev.4+gabc1234, without any tag 0.0.0-dev+gabc1234. What is not committed says .dirty.
+// gitVersion makes a version of `git describe`: v1.2.3 → 1.2.3. Four commits later it is
+// 1.2.4-dev.4+gabc1234: newer than that tag, older than the next. Without any tag all commits count:
+// 0.0.0-dev.250+gabc1234. What is not committed says .dirty.
 func gitVersion(ctx context.Context, root string) string {
-	out, err := exec.CommandContext(ctx, "git", "-C", root, "describe", "--tags", "--long", "--always", "--dirty", "--match", "v[0-9]*").Output()
+	git := func(args ...string) (string, error) {
+		out, err := exec.CommandContext(ctx, "git", append([]string{"-C", root}, args...)...).Output()
+		return strings.TrimSpace(string(out)), err
+	}
+	describe, err := git("describe", "--tags", "--long", "--always", "--dirty", "--match", "v[0-9]*")
 	if err != nil {
 		return "0.0.0-dev"
 	}
-	return versionFrom(strings.TrimSpace(string(out)))
+	count, err := git("rev-list", "--count", "HEAD")
+	if err != nil {
+		return "0.0.0-dev"
+	}
+	return versionFrom(describe, count)
 }
 
-var described = regexp.MustCompile(`^v([0-9]+\.[0-9]+\.[0-9]+)-([0-9]+)-(g[0-9a-f]+)$`)
+// described is a tag, the commits since and the last of them.
+var described = regexp.MustCompile(`^v(([0-9]+\.[0-9]+\.)([0-9]+)(-[0-9A-Za-z.-]+)?)-([0-9]+)-(g[0-9a-f]+)$`)
 
-func versionFrom(describe string) string {
+func versionFrom(describe, count string) string {
 	plain, dirty := strings.CutSuffix(describe, "-dirty")
-	v := "0.0.0-dev+g" + plain
+	v := "0.0.0-dev." + count + "+g" + plain
 	if m := described.FindStringSubmatch(plain); m != nil {
-		if v = m[1]; m[2] != "0" {
-			v += "-dev." + m[2] + "+" + m[3]
+		tag, minor, patch, pre, since, commit := m[1], m[2], m[3], m[4], m[5], m[6]
+		switch n, err := strconv.Atoi(patch); {
+		case since == "0":
+			v = tag
+		case pre != "" || err != nil: // 1.3.0-rc.1.dev.4 is newer than 1.3.0-rc.1, older than 1.3.0-rc.2
+			v = tag + ".dev." + since + "+" + commit
+		default:
+			v = minor + strconv.Itoa(n+1) + "-dev." + since + "+" + commit
 		}
 	}
 	if dirty && strings.Contains(v, "+") {
@@ -246,14 +262,6 @@ func versionFrom(describe string) string {
 		v += "+dirty"
 	}
 	return v
-}
-
-// checkVersion wants a version that is safe wherever it is shown or used as a name.
-func checkVersion(v string) error {
-	if !regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+[0-9A-Za-z.+-]{0,80}$`).MatchString(v) {
-		return fmt.Errorf("version %q: want MAJOR.MINOR.PATCH, then letters, digits, dot, plus and minus", v)
-	}
-	return nil
 }
 
 // gitTime is the time of the last commit: the same for everybody who builds it.
