@@ -76,6 +76,9 @@ func (c *Client) SealSlot(ctx context.Context) (Slots, error) { return c.slot(ct
 // LookSlot makes the slot that is not running readable.
 func (c *Client) LookSlot(ctx context.Context) (Slots, error) { return c.slot(ctx, "look") }
 
+// OpenRunning makes the slot that runs readable.
+func (c *Client) OpenRunning(ctx context.Context) (Slots, error) { return c.slot(ctx, "running") }
+
 // CloseSlot ends what one of the others began.
 func (c *Client) CloseSlot(ctx context.Context) (Slots, error) { return c.slot(ctx, "close") }
 

@@ -10,6 +10,7 @@
 //	POST /slots/seal, /slots/look     → Slots: it is readable, from the medium
 //	POST /slots/arm?tries=N           → Slots: the loader tries it so often
 //	POST /slots/confirm               → Slots: what runs is what the loader starts
+//	POST /slots/running               → Slots: the one that runs is readable, too
 //	POST /slots/close                 → Slots: it is not mounted
 //
 // What is asked of slots is done for the update service only; 409 says why it was not done.
@@ -48,6 +49,7 @@ type Slots struct {
 	Tries     int        `json:"tries"`           // left
 	OnTrial   bool       `json:"on_trial"`        // what runs has not been confirmed; process 1 restarts soon
 	Dir       string     `json:"dir"`             // where the slot that is not running is mounted
+	OwnDir    string     `json:"own_dir"`         // where the running one is, once that was asked for
 	Access    SlotAccess `json:"access"`
 }
 

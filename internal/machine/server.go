@@ -45,6 +45,7 @@ type SlotKeeper interface {
 	Open() error
 	Look() error
 	Seal() error
+	OpenRunning() error
 	Arm(tries int) error
 	Confirm() error
 	Close() error
@@ -163,6 +164,7 @@ func (s *Server) handleSlots(mux *http.ServeMux) {
 	handle("POST /slots/open", func(k SlotKeeper, _ *http.Request) error { return k.Open() })
 	handle("POST /slots/seal", func(k SlotKeeper, _ *http.Request) error { return k.Seal() })
 	handle("POST /slots/look", func(k SlotKeeper, _ *http.Request) error { return k.Look() })
+	handle("POST /slots/running", func(k SlotKeeper, _ *http.Request) error { return k.OpenRunning() })
 	handle("POST /slots/confirm", func(k SlotKeeper, _ *http.Request) error { return k.Confirm() })
 	handle("POST /slots/close", func(k SlotKeeper, _ *http.Request) error { return k.Close() })
 	handle("POST /slots/arm", func(k SlotKeeper, r *http.Request) error {

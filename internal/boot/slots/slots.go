@@ -28,14 +28,16 @@ type Keeper struct {
 	running bootenv.Slot
 	device  func(label string) (path string, ok bool)
 
-	dir string // where the other slot is mounted; its parent is the service's
+	dir string // where the other slot is mounted
+	own string // where the running one is, read-only
 	esp string // where the ESP is mounted meanwhile
 	fs  fileSystem
 
-	mu      sync.Mutex // guards what follows, and all work on the slots
-	env     bootenv.Env
-	access  machine.SlotAccess
-	onTrial bool // this system, since its start
+	mu       sync.Mutex // guards what follows, and all work on the slots
+	env      bootenv.Env
+	access   machine.SlotAccess
+	onTrial  bool // this system, since its start
+	readable bool // the running slot is mounted
 }
 
 // A fileSystem is FAT; tests run on kernels that do not know it.
@@ -45,17 +47,18 @@ type fileSystem struct {
 }
 
 // New returns the keeper of the slots beside the running one. device finds a partition's device by its
-// label, env is what the loader decided by, user owns the files of the other slot, mounted at dir; the
-// ESP is mounted at esp while it is written.
+// label, env is what the loader decided by, user owns the files of the slots, which are mounted below
+// dir; the ESP is mounted at esp while it is written.
 func New(running bootenv.Slot, device func(label string) (path string, ok bool), env bootenv.Env, dir, esp string, user int) (*Keeper, error) {
 	if running == bootenv.None {
 		return nil, errors.New("slots: the loader did not say which slot runs")
 	}
-	if err := errors.Join(os.MkdirAll(esp, 0o700), os.MkdirAll(dir, 0o700)); err != nil {
+	own, other := filepath.Join(dir, "running"), filepath.Join(dir, "other")
+	if err := errors.Join(os.MkdirAll(esp, 0o700), os.MkdirAll(own, 0o755), os.MkdirAll(other, 0o755)); err != nil {
 		return nil, fmt.Errorf("slots: %w", err)
 	}
 	return &Keeper{
-		running: running, device: device, dir: dir, esp: esp, env: env, access: machine.SlotClosed,
+		running: running, device: device, dir: other, own: own, esp: esp, env: env, access: machine.SlotClosed,
 		onTrial: env.Trial == running && env.Confirmed != running,
 		fs: fileSystem{
 			kind: "vfat", esp: "umask=0077", format: format,
@@ -70,7 +73,7 @@ func (k *Keeper) Status() machine.Slots {
 	defer k.mu.Unlock()
 	return machine.Slots{
 		Running: string(k.running), Confirmed: string(k.env.Confirmed), Trial: string(k.env.Trial), Tries: k.env.Tries,
-		OnTrial: k.onTrial, Dir: k.dir, Access: k.access,
+		OnTrial: k.onTrial, Dir: k.dir, OwnDir: k.own, Access: k.access,
 	}
 }
 
@@ -111,7 +114,7 @@ func (k *Keeper) Open() error {
 		return k.fs.format(f, size, k.label(), crc32.ChecksumIEEE([]byte(k.label())))
 	})
 	if err == nil {
-		err = k.mount(0)
+		err = k.mount(k.label(), k.dir, 0)
 	}
 	if err != nil {
 		return fmt.Errorf("open slot: %w", err)
@@ -140,7 +143,7 @@ func (k *Keeper) Seal() error {
 func (k *Keeper) seal(what string) error {
 	err := k.close()
 	if err == nil {
-		err = k.mount(unix.MS_RDONLY)
+		err = k.mount(k.label(), k.dir, unix.MS_RDONLY)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
@@ -194,13 +197,31 @@ func (k *Keeper) Close() error {
 	return nil
 }
 
-func (k *Keeper) mount(flags uintptr) error {
-	device, ok := k.device(k.label())
-	if !ok {
-		return fmt.Errorf("the disk has no %s", k.label())
+// OpenRunning lets the service read the slot that runs, for good: nobody writes there.
+func (k *Keeper) OpenRunning() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.readable {
+		return nil
 	}
-	if err := unix.Mount(device, k.dir, k.fs.kind, flags|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, k.fs.slot); err != nil {
-		return fmt.Errorf("mount %s: %w", k.label(), err)
+	label := boot.SlotA
+	if k.running == bootenv.B {
+		label = boot.SlotB
+	}
+	if err := k.mount(label, k.own, unix.MS_RDONLY); err != nil {
+		return fmt.Errorf("read running slot: %w", err)
+	}
+	k.readable = true
+	return nil
+}
+
+func (k *Keeper) mount(label, dir string, flags uintptr) error {
+	device, ok := k.device(label)
+	if !ok {
+		return fmt.Errorf("the disk has no %s", label)
+	}
+	if err := unix.Mount(device, dir, k.fs.kind, flags|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, k.fs.slot); err != nil {
+		return fmt.Errorf("mount %s: %w", label, err)
 	}
 	return nil
 }

@@ -85,8 +85,9 @@ func newKeeper(t *testing.T, env bootenv.Env) (*Keeper, medium) {
 		}
 	}
 	run(t, "/sbin/mke2fs", "-q", "-t", "ext4", "-d", esp, m[boot.ESP])
+	run(t, "/sbin/mke2fs", "-q", "-t", "ext4", "-d", esp, m[boot.SlotA])
 	find := func(label string) (string, bool) { path, ok := m[label]; return path, ok }
-	k, err := New(bootenv.A, find, env, filepath.Join(dir, "other"), filepath.Join(dir, "mounted"), 104)
+	k, err := New(bootenv.A, find, env, filepath.Join(dir, "slots"), filepath.Join(dir, "mounted"), 104)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,6 +211,22 @@ func TestADamagedSlotIsWrittenAnew(t *testing.T) {
 	}
 	if err := k.Open(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestTheRunningSlotIsReadOnly(t *testing.T) {
+	k, _ := newKeeper(t, bootenv.Env{Confirmed: bootenv.A})
+	for range 2 {
+		if err := k.OpenRunning(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { run(t, "umount", k.own) })
+	if _, err := os.ReadFile(filepath.Join(k.own, bootenv.File)); err != nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile(filepath.Join(k.own, "linux.efi"), nil, 0o600); err == nil {
+		t.Error("the slot that runs was written")
 	}
 }
 
