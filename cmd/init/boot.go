@@ -112,7 +112,7 @@ func (s *state) noteLoader(l boot.Loader, disk *boot.Disk, log *slog.Logger) {
 
 // keepSlots opens the slots to the update service.
 func (s *state) keepSlots(l boot.Loader, disk *boot.Disk) error {
-	keeper, err := slots.New(disk.Slot, disk.Device, l.Env, filepath.Join(runtimeDir, "update", "slots"), workDir+"/esp", updateUser)
+	keeper, err := slots.New(disk.Slot, disk.Device, l.Env, filepath.Join(runtimeDir, "slots"), workDir+"/esp", updateUser)
 	if err != nil {
 		return err
 	}
