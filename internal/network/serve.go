@@ -111,6 +111,9 @@ func (s *service) change(w http.ResponseWriter, r *http.Request) {
 	if p.Names != nil {
 		all.Names = *p.Names
 	}
+	if p.Update != nil {
+		all.Update = *p.Update
+	}
 	if p.Network != nil {
 		all.Network = *p.Network
 	}
@@ -118,9 +121,9 @@ func (s *service) change(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusUnprocessableEntity, refusal(err))
 		return
 	}
-	if p.Clock != nil || p.Names != nil { // nobody is cut off by these: the addresses go on
+	if p.Clock != nil || p.Names != nil || p.Update != nil { // nobody is cut off by these: the addresses go on
 		now := before.Clone()
-		now.Clock, now.Names = all.Clock, all.Names
+		now.Clock, now.Names, now.Update = all.Clock, all.Names, all.Update
 		if err := s.store.Save(now); err != nil {
 			refuse(w, http.StatusUnprocessableEntity, refusal(err))
 			return
@@ -156,6 +159,9 @@ func differ(a, b settings.Settings) string {
 	}
 	if a.Names.OnWAN != b.Names.OnWAN {
 		list = append(list, "names.on_wan")
+	}
+	if a.Update != b.Update {
+		list = append(list, "update")
 	}
 	return strings.Join(list, ", ")
 }

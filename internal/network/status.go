@@ -58,6 +58,7 @@ type Proposal struct {
 	Network *settings.Network `json:"network,omitempty"`
 	Clock   *settings.Clock   `json:"clock,omitempty"`
 	Names   *settings.Names   `json:"names,omitempty"`
+	Update  *settings.Update  `json:"update,omitempty"`
 }
 
 // A Request says who asks for something.

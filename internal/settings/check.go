@@ -2,9 +2,11 @@ package settings
 
 import (
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 )
 
@@ -17,7 +19,8 @@ const (
 	maxDNS       = 3 // resolv.conf(5)'s
 	maxRoutes    = 32
 	maxServers   = 8
-	maxName      = 40 // characters of a label: DNS would take 63, a person does not
+	maxURL       = 500 // characters
+	maxName      = 40  // characters of a label: DNS would take 63, a person does not
 )
 
 // Check returns what is wrong with s as Errors, nil if all is well.
@@ -41,6 +44,7 @@ func (s Settings) check(errs *Errors) {
 	s.Network.check(errs)
 	s.Clock.check(errs)
 	s.Names.check(errs)
+	s.Update.check(errs)
 }
 
 func (c Clock) check(errs *Errors) {
@@ -55,6 +59,34 @@ func (c Clock) check(errs *Errors) {
 		if slices.ContainsFunc(c.Servers[:i], func(other string) bool { return strings.EqualFold(host, other) }) {
 			errs.add(path, Duplicate, "value", host)
 		}
+	}
+}
+
+func (u Update) check(errs *Errors) {
+	if u.Server != "" {
+		at, err := url.Parse(u.Server)
+		if err != nil || len(u.Server) > maxURL || at.Scheme != "https" && at.Scheme != "http" || at.Hostname() == "" ||
+			at.User != nil || at.RawQuery != "" || at.Fragment != "" {
+			errs.add("update.server", ServerURL, "value", u.Server)
+		}
+	}
+	if u.Channel != Stable && u.Channel != Beta {
+		errs.add("update.channel", UnknownChannel, "value", string(u.Channel), "choices", string(Stable)+", "+string(Beta))
+	}
+	w := u.Window
+	for _, end := range []struct{ path, value string }{{"update.window.from", w.From}, {"update.window.to", w.To}} {
+		if _, err := time.Parse("15:04", end.value); end.value != "" && (err != nil || len(end.value) != 5) {
+			errs.add(end.path, NotTimeOfDay, "value", end.value)
+		}
+	}
+	switch {
+	case (w.From == "") != (w.To == ""):
+		errs.add("update.window", WindowHalf)
+	case w.From != "" && w.From == w.To:
+		errs.add("update.window", WindowEmpty)
+	}
+	if _, err := time.LoadLocation(w.Zone); err != nil || w.Zone == "Local" {
+		errs.add("update.window.zone", UnknownZone, "value", w.Zone)
 	}
 }
 

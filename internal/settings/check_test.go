@@ -224,6 +224,19 @@ var rules = []struct {
 	{"a name with an umlaut", func(s *Settings, _, _ *Port) { s.Names.Host = "büro" }, "names.host name-label"},
 	{"a long name", func(s *Settings, _, _ *Port) { s.Names.Host = strings.Repeat("a", 41) }, "names.host name-length"},
 	{"a name that is taken", func(s *Settings, _, _ *Port) { s.Names.Host = "LocalHost" }, "names.host name-taken"},
+	{"an update server", func(s *Settings, _, _ *Port) {
+		s.Update.Server = "https://updates.example:8443/gateway/"
+		s.Update.Window = Window{"22:30", "04:00", "Europe/Berlin"}
+		s.Update.Channel = Beta
+	}, ""},
+	{"no update server", func(s *Settings, _, _ *Port) { s.Update.Server = "updates.example" }, "update.server server-url"},
+	{"a password", func(s *Settings, _, _ *Port) { s.Update.Server = "https://a:b@updates.example/" }, "update.server server-url"},
+	{"a file", func(s *Settings, _, _ *Port) { s.Update.Server = "file:///etc" }, "update.server server-url"},
+	{"an update channel", func(s *Settings, _, _ *Port) { s.Update.Channel = "nightly" }, "update.channel unknown-channel"},
+	{"no times of day", func(s *Settings, _, _ *Port) { s.Update.Window = Window{"2:00", "24:00", "Europe/Bonn"} },
+		"update.window.from not-time-of-day, update.window.to not-time-of-day, update.window.zone unknown-zone"},
+	{"half a window", func(s *Settings, _, _ *Port) { s.Update.Window.From = "02:00" }, "update.window window-half"},
+	{"no window", func(s *Settings, _, _ *Port) { s.Update.Window = Window{"02:00", "02:00", ""} }, "update.window window-empty"},
 	{"a time server twice", func(s *Settings, _, _ *Port) { s.Clock.Servers = []string{"a.example", "A.Example"} }, "clock.servers[1] duplicate"},
 }
 

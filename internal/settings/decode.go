@@ -73,6 +73,19 @@ func DecodeNames(b []byte) (Names, error) {
 	return n, nil
 }
 
+// DecodeUpdate is Decode for how the gateway updates itself alone.
+func DecodeUpdate(b []byte) (Update, error) {
+	doc, errs := parse("update", b)
+	if errs != nil {
+		return Update{}, errs
+	}
+	u := Default().Update
+	if assign(&errs, "update", &u, doc); errs != nil {
+		return Update{}, errs
+	}
+	return u, nil
+}
+
 // parse reads JSON into maps, slices, strings, json.Numbers, bools and nil. encoding/json alone lets
 // the last of two equal keys win without a word. path is where what is read belongs in the settings.
 func parse(path string, b []byte) (any, Errors) {

@@ -82,6 +82,12 @@ const (
 	NameLabel          Code = "name-label"
 	NameLength         Code = "name-length"
 	NameTaken          Code = "name-taken"
+	ServerURL          Code = "server-url"
+	UnknownChannel     Code = "unknown-channel"
+	NotTimeOfDay       Code = "not-time-of-day"
+	WindowHalf         Code = "window-half"
+	WindowEmpty        Code = "window-empty"
+	UnknownZone        Code = "unknown-zone"
 	PortRange          Code = "port-range"
 	PortInternal       Code = "port-internal"
 )
@@ -142,6 +148,12 @@ var codes = map[Code][]string{
 	NameLabel:          {"value", "example"},
 	NameLength:         {"value", "most"},
 	NameTaken:          {"value"},
+	ServerURL:          {"value"},
+	UnknownChannel:     {"value", "choices"},
+	NotTimeOfDay:       {"value"},
+	WindowHalf:         nil,
+	WindowEmpty:        nil,
+	UnknownZone:        {"value"},
 	PortRange:          {"value"},
 	PortInternal:       {"value"},
 }

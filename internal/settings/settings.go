@@ -20,6 +20,7 @@ type Settings struct {
 	Network Network `json:"network"`
 	Clock   Clock   `json:"clock"`
 	Names   Names   `json:"names"`
+	Update  Update  `json:"update"`
 }
 
 // Network is how the Ethernet ports are configured. A device with one port uses WAN for it.
@@ -81,6 +82,31 @@ type Names struct {
 	OnWAN bool   `json:"on_wan"` // answer on wan as well, where lan is a port of its own
 }
 
+// Update is how the gateway updates itself (D3).
+type Update struct {
+	Server         string  `json:"server"`    // URL of the update repository; "" for none: nothing is asked
+	Channel        Channel `json:"channel"`   // what it takes
+	Automatic      bool    `json:"automatic"` // installs what it finds; else it only tells
+	Window         Window  `json:"window"`    // when it may restart for that
+	NotDuringCalls bool    `json:"not_during_calls"`
+}
+
+// A Channel is a kind of release.
+type Channel string
+
+// The channels. Whoever takes Beta takes Stable as well.
+const (
+	Stable Channel = "stable"
+	Beta   Channel = "beta"
+)
+
+// A Window is a time of the day, over midnight where To is before From. Both are "" for any time.
+type Window struct {
+	From string `json:"from"` // "02:00"
+	To   string `json:"to"`
+	Zone string `json:"zone"` // "Europe/Berlin"; "" for UTC
+}
+
 // Default returns the settings of a new device.
 func Default() Settings {
 	port := Port{
@@ -94,6 +120,7 @@ func Default() Settings {
 		Network: Network{WAN: port, LAN: port},
 		Clock:   Clock{Servers: []string{"pool.ntp.org"}},
 		Names:   Names{Host: "cloudlink"},
+		Update:  Update{Channel: Stable, Automatic: true, NotDuringCalls: true},
 	}
 }
 
