@@ -166,7 +166,7 @@ func (u *udp) join() error {
 	port := &net.Interface{Index: u.link.Index, Name: u.link.Name}
 	group := &net.UDPAddr{IP: groups[u.family].AsSlice()}
 	if u.family == v4 {
-		c := ipv4.NewPacketConn(u)
+		c := ipv4.NewPacketConn(u.UDPConn)
 		return errors.Join(
 			c.SetBPF(prefilter),
 			c.JoinGroup(port, group),
@@ -177,7 +177,7 @@ func (u *udp) join() error {
 			c.SetControlMessage(ipv4.FlagDst, true),
 		)
 	}
-	c := ipv6.NewPacketConn(u)
+	c := ipv6.NewPacketConn(u.UDPConn)
 	return errors.Join(
 		c.SetBPF(prefilter),
 		c.JoinGroup(port, group),
