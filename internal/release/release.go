@@ -59,3 +59,12 @@ func Load(path string) (Release, error) {
 	}
 	return r, nil
 }
+
+// ParseManifest reads a slot's manifest.
+func ParseManifest(b []byte) (Manifest, error) {
+	var m Manifest
+	if err := json.Unmarshal(b, &m); err != nil {
+		return m, fmt.Errorf("read manifest: %w", err)
+	}
+	return m, nil
+}
