@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -28,9 +29,14 @@ import (
 const ours = "MDNSTEST_OURS"
 
 // Main is what a package's TestMain calls instead of testnet.Main: our responder is the test binary,
-// started again.
+// started again. Parallel tests are more than there are cores: they wait, mostly.
 func Main(m *testing.M) {
 	BeOurs()
+	flag.Parse()
+	if err := flag.Set("test.parallel", "24"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	testnet.Main(m)
 }
 
@@ -73,18 +79,28 @@ func (h *Host) tell() {
 }
 
 // Status is the newest one of our responder's.
-func (h *Host) Status() (s mdns.Status) {
+func (h *Host) Status() mdns.Status {
 	h.t.Helper()
-	lines := h.process.Lines()
-	for i := len(lines) - 1; i >= 0; i-- {
-		if line, ok := strings.CutPrefix(lines[i], "status "); ok {
+	all := h.Statuses()
+	if len(all) == 0 {
+		return mdns.Status{}
+	}
+	return all[len(all)-1]
+}
+
+// Statuses are all that our responder has had.
+func (h *Host) Statuses() (all []mdns.Status) {
+	h.t.Helper()
+	for _, line := range h.process.Lines() {
+		if line, ok := strings.CutPrefix(line, "status "); ok {
+			var s mdns.Status
 			if err := json.Unmarshal([]byte(line), &s); err != nil {
 				h.t.Fatal(err)
 			}
-			break
+			all = append(all, s)
 		}
 	}
-	return s
+	return all
 }
 
 // answer runs our responder, with the links of its namespace as they are and the names that are read.

@@ -58,10 +58,10 @@ func (h *Host) startResolved() {
 	h.process.Wait(h.t, "protocol mdns")
 }
 
-// Resolvectl asks this host's systemd-resolved.
-func (h *Host) Resolvectl(args ...string) (string, error) {
-	words := append(h.resolvedProgram("usr/bin/resolvectl"), args...)
-	return h.Command(20*time.Second, words[0], words[1:]...)
+// Resolvectl is the beginning of a command that asks this host's systemd-resolved.
+func (h *Host) Resolvectl() []string {
+	h.t.Helper()
+	return h.resolvedProgram("usr/bin/resolvectl")
 }
 
 func (h *Host) shell(script string) {
