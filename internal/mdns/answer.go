@@ -260,6 +260,7 @@ func (l *link) deliver(now time.Time, r *reply) {
 	packets, written := pack(func() *wire.Writer { return wire.NewResponse(l.limit(r.family), 0) }, sets, extra)
 	for _, w := range packets {
 		if l.transmit(r.family, netip.AddrPort{}, w) != nil {
+			l.makeUp(now)
 			return
 		}
 	}

@@ -125,10 +125,10 @@ func (l *link) update(now time.Time, w *Wish, to Link, mtu int) {
 		}
 		l.names = append(l.names, n)
 	}
-	claim(uniqueRole, w.Unique, Service{})
 	if w.Host != w.Unique {
 		claim(hostRole, w.Host, Service{})
 	}
+	claim(uniqueRole, w.Unique, Service{})
 	for _, s := range w.Services {
 		claim(instanceRole, s.Instance, s)
 	}
@@ -474,6 +474,19 @@ func (l *link) transmit(f family, to netip.AddrPort, w *wire.Writer) error {
 		l.trouble(f, err)
 	}
 	return err
+}
+
+// makeUp announces everything once more, after an answer to everybody could not be sent: it is the
+// answer, and tells whether sending works again.
+func (l *link) makeUp(now time.Time) {
+	if !now.Before(l.updateAt) {
+		l.updateAt = l.updates.after(now.Add(announceEvery))
+	}
+	for _, n := range l.names {
+		if n.state == Announced && n.at.IsZero() {
+			n.step, n.at = announceCount-1, l.updateAt
+		}
+	}
 }
 
 // trouble notes how sending went.

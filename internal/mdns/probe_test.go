@@ -24,12 +24,12 @@ func TestRFC6762_8_1_ThreeProbesOfAllNamesInOnePacket(t *testing.T) {
 	}
 	// Byte for byte: id 0, flags 0, QU, ANY; all records proposed, none with the cache-flush bit.
 	want := unhex(t, `0000 0000 0003 0000 0004 0000
-		10"cloudlink-4711af" 05"local" 00 00ff 8001
-		09"cloudlink" c01d 00ff 8001
-		18"CloudLink Gateway (11af)" 05"_http" 04"_tcp" c01d 00ff 8001
+		09"cloudlink" 05"local" 00 00ff 8001
+		10"cloudlink-4711af" c016 00ff 8001
+		18"CloudLink Gateway (11af)" 05"_http" 04"_tcp" c016 00ff 8001
 		c00c 0001 0001 00000078 0004 c0000201
-		c028 0001 0001 00000078 0004 c0000201
-		c038 0021 0001 00000078 0008 0000 0000 0050 c00c
+		c021 0001 0001 00000078 0004 c0000201
+		c038 0021 0001 00000078 0008 0000 0000 0050 c021
 		c038 0010 0001 00001194 0007 06"path=/"`)
 	for _, p := range probes {
 		if !bytes.Equal(p.bytes, want) {
@@ -80,13 +80,13 @@ func TestRFC6762_8_3_AnnouncesTwiceOneSecondApart(t *testing.T) {
 		t.Fatalf("announced at %v, want %v", got, want)
 	}
 	want := unhex(t, `0000 8400 0000 0007 0000 0000
-		10"cloudlink-4711af" 05"local" 00 0001 8001 00000078 0004 c0000201
-		01"1" 01"2" 01"0" 03"192" 07"in-addr" 04"arpa" 00 000c 8001 00000078 0002 c00c
-		09"cloudlink" c01d 0001 8001 00000078 0004 c0000201
-		18"CloudLink Gateway (11af)" 05"_http" 04"_tcp" c01d 0021 8001 00000078 0008 0000 0000 0050 c00c
+		09"cloudlink" 05"local" 00 0001 8001 00000078 0004 c0000201
+		10"cloudlink-4711af" c016 0001 8001 00000078 0004 c0000201
+		01"1" 01"2" 01"0" 03"192" 07"in-addr" 04"arpa" 00 000c 8001 00000078 0002 c02b
+		18"CloudLink Gateway (11af)" 05"_http" 04"_tcp" c016 0021 8001 00000078 0008 0000 0000 0050 c02b
 		c070 0010 8001 00001194 0007 06"path=/"
 		c089 000c 0001 00001194 0002 c070
-		09"_services" 07"_dns-sd" 04"_udp" c01d 000c 0001 00001194 0002 c089`)
+		09"_services" 07"_dns-sd" 04"_udp" c016 000c 0001 00001194 0002 c089`)
 	for _, a := range out {
 		if !bytes.Equal(a.bytes, want) {
 			t.Errorf("announcement\n%x\nwant\n%x", a.bytes, want)
@@ -631,6 +631,23 @@ func TestWhatCannotBeSentIsNotProven(t *testing.T) {
 	b.run(2 * time.Second)
 	if s := b.state("cloudlink.local"); s.State != Announced || b.link.status().Trouble != "" {
 		t.Errorf("the name is %+v, trouble is %q", s, b.link.status().Trouble)
+	}
+}
+
+// An answer that could not be sent is no trouble for ever.
+func TestTroubleEndsByItself(t *testing.T) {
+	b := up(t)
+	b.fails = errors.New("no buffer space available")
+	b.ask(asker, q(shortName, wire.A))
+	if trouble := b.link.status().Trouble; trouble != "no buffer space available" {
+		t.Errorf("trouble is %q", trouble)
+	}
+	b.run(10 * time.Second)
+	b.fails = nil
+	b.run(10 * time.Second)
+	expect(t, b.one(), "http PTR, instance SRV, instance TXT, long A, reverse PTR, short A, types PTR", "")
+	if trouble := b.link.status().Trouble; trouble != "" {
+		t.Errorf("trouble is %q", trouble)
 	}
 }
 

@@ -225,6 +225,7 @@ func (u *udp) write(o outgoing) error {
 	} else {
 		control = (&ipv6.ControlMessage{Src: o.source.AsSlice(), IfIndex: u.link.Index}).Marshal()
 	}
+	u.SetWriteDeadline(time.Now().Add(patience)) // a port that is stuck must not stop the other family
 	if _, _, err := u.WriteMsgUDPAddrPort(o.bytes, control, to); err != nil {
 		return fmt.Errorf("send to %v on %s: %w", to.Addr(), u.link.Name, err)
 	}

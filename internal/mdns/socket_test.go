@@ -319,7 +319,7 @@ func TestBothPortsInOneSwitch(t *testing.T) {
 	listener.ask(v4, query(shortName, wire.A), "answer", func(_ datagram, m *wire.Message) bool { return has(m, shortName, "192.0.2.1") })
 	until(t, r, "still announced", ours(2))
 	for _, l := range r.Status().Links {
-		if l.Names[1].Name != "cloudlink.local" || l.Names[0].Name != "cloudlink-4711af.local" {
+		if l.Names[0].Name != "cloudlink.local" || l.Names[1].Name != "cloudlink-4711af.local" {
 			t.Errorf("names are %v", l.Names)
 		}
 	}
