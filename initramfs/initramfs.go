@@ -27,12 +27,13 @@ import (
 
 // Options says what to pack and where to write it.
 type Options struct {
-	Release   release.Release
-	EmptyData []byte // gzipped empty ext4 image; init writes it over a damaged data partition
-	Notices   []byte // gzipped third-party notices
-	Out       string // path of the cpio.zst to write
-	WorkDir   string // keeps the u-root commands from one build to the next
-	Log       func(format string, args ...any)
+	Release    release.Release
+	UpdateRoot []byte // root metadata of the update repository
+	EmptyData  []byte // gzipped empty ext4 image; init writes it over a damaged data partition
+	Notices    []byte // gzipped third-party notices
+	Out        string // path of the cpio.zst to write
+	WorkDir    string // keeps the u-root commands from one build to the next
+	Log        func(format string, args ...any)
 }
 
 // Build writes the initramfs of one release to o.Out; a failure leaves no file behind. It must run
@@ -80,6 +81,7 @@ func Build(ctx context.Context, o Options) error {
 	}
 	records = append(records,
 		file(release.File, append(rel, '\n'), 0o644),
+		file(release.UpdateRoot, o.UpdateRoot, 0o644),
 		file("etc/ssl/certs/ca-certificates.crt", rootCertificates(), 0o644),
 		file("usr/share/zoneinfo.zip", zones, 0o644), // Go programs find it through ZONEINFO
 		file("usr/share/cloudlink/data.ext4.gz", o.EmptyData, 0o644),

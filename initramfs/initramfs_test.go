@@ -29,7 +29,7 @@ func build(t *testing.T, workDir string) []byte {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "initramfs.cpio.zst")
 	err := Build(t.Context(), Options{
-		Release: testRelease, EmptyData: gz("data"), Notices: gz("notices"), Out: out, WorkDir: workDir, Log: t.Logf,
+		Release: testRelease, UpdateRoot: []byte("{}"), EmptyData: gz("data"), Notices: gz("notices"), Out: out, WorkDir: workDir, Log: t.Logf,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -118,6 +118,7 @@ func checkTree(t *testing.T, names []string, files map[string]cpio.Record) {
 		"etc/group":                          cpio.S_IFREG | 0o644,
 		"etc/resolv.conf":                    cpio.S_IFLNK | 0o777,
 		"etc/cloudlink/release.json":         cpio.S_IFREG | 0o644,
+		"etc/cloudlink/update-root.json":     cpio.S_IFREG | 0o644,
 		"etc/ssl/certs/ca-certificates.crt":  cpio.S_IFREG | 0o644,
 		"usr/share/zoneinfo.zip":             cpio.S_IFREG | 0o644,
 		"usr/share/cloudlink/data.ext4.gz":   cpio.S_IFREG | 0o644,

@@ -361,7 +361,7 @@ func (b *builder) initramfs(ctx context.Context) error {
 		return err
 	}
 	return initramfs.Build(ctx, initramfs.Options{
-		Release: b.release, EmptyData: empty, Notices: notices,
+		Release: b.release, UpdateRoot: b.keys.Updates.Factory(), EmptyData: empty, Notices: notices,
 		Out: out, WorkDir: filepath.Join(b.cache, "initramfs"), Log: b.Log,
 	})
 }

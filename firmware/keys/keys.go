@@ -22,6 +22,8 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
@@ -44,8 +46,9 @@ const (
 	OfflineNote    = "READ-ME-FIRST.txt"
 )
 
-// Roles are the update repository's roles. Each has ROLE.key (PEM, PKCS #8) and ROLE.pub (PEM); root's
-// private key is in the folder Offline.
+// Roles are the update repository's roles. Each has ROLE.key (PEM, PKCS #8) and ROLE.pub (PEM), further
+// keys and later ones have the start of their id in the name; root's private keys are in the folder
+// Offline. Which of them hold is what the newest metadata in the folder roots say.
 var Roles = []string{"root", "targets", "snapshot", "timestamp"}
 
 // A Set is a key set's keys that building an image needs.
@@ -57,6 +60,7 @@ type Set struct {
 	SecureBoot   crypto.Signer
 	Certificate  *x509.Certificate
 	Fingerprints map[string]string
+	Updates      *Updates
 }
 
 // info is keyset.json.
@@ -69,8 +73,9 @@ type info struct {
 // Options of Init.
 type Options struct {
 	Kind           release.Keys
-	SecureBootKey  string // PEM file of a key that the firmware knows already; "" makes one
-	SecureBootCert string // and its certificate
+	SecureBootKey  string               // PEM file of a key that the firmware knows already; "" makes one
+	SecureBootCert string               // and its certificate
+	Thresholds     map[string]Threshold // role → how many keys; one where nothing is said
 	Now            time.Time
 }
 
@@ -81,6 +86,11 @@ var ErrExists = errors.New("there is a key set already; a lost key cannot be mad
 func (o Options) Check() error {
 	if o.Kind != release.Development && o.Kind != release.Production {
 		return fmt.Errorf("kind %q: want %s or %s", o.Kind, release.Development, release.Production)
+	}
+	for role := range o.Thresholds {
+		if !slices.Contains(Roles, role) {
+			return fmt.Errorf("threshold: unknown role %q: want %s", role, strings.Join(Roles, ", "))
+		}
 	}
 	if (o.SecureBootKey == "") != (o.SecureBootCert == "") {
 		return errors.New("a Secure Boot key needs its certificate: give both -secure-boot-key and -secure-boot-cert")
@@ -188,26 +198,33 @@ func write(dir string, o Options) error {
 	files[SecureBootDER] = cert.Raw
 	in.Fingerprints[SecureBootCert] = fmt.Sprintf("%x", sha256.Sum256(cert.Raw))
 
+	roles := map[string][]ed25519.PrivateKey{}
 	for _, role := range Roles {
-		public, private, err := ed25519.GenerateKey(rand.Reader)
+		n := max(o.Thresholds[role].Keys, 1)
+		keys, private, public, err := newKeys(role, n, true)
 		if err != nil {
 			return err
 		}
-		der, err := x509.MarshalPKCS8PrivateKey(private)
-		if err != nil {
-			return err
+		for name, b := range private {
+			if role == "root" {
+				name = filepath.Join(Offline, name)
+			}
+			files[name] = b
 		}
-		name := role + ".key"
-		if role == "root" {
-			name = filepath.Join(Offline, name)
+		for name, b := range public {
+			files[name] = b
+			in.Fingerprints[name] = fingerprint(b)
 		}
-		files[name] = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-		if der, err = x509.MarshalPKIXPublicKey(public); err != nil {
-			return err
-		}
-		files[role+".pub"] = pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
-		in.Fingerprints[role+".pub"] = fmt.Sprintf("%x", sha256.Sum256(der))
+		roles[role] = keys
 	}
+	root, err := newRoot(roles, o.Thresholds, now)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(dir, rootsFolder), 0o700); err != nil {
+		return err
+	}
+	files[filepath.Join(rootsFolder, "1.root.json")] = root
 
 	b, err := json.MarshalIndent(in, "", "  ")
 	if err != nil {
@@ -223,7 +240,8 @@ func write(dir string, o Options) error {
 }
 
 const note = `root.key in this folder decides which other keys devices believe when they look for updates.
-It is needed only to replace those keys. Move this folder to a medium that is kept offline, with a
+It is needed only to replace those keys (firmware keys rotate) and once in five years to renew what
+it has signed (firmware keys renew). Move this folder to a medium that is kept offline, with a
 second copy elsewhere, and delete it here. Who has it can take over every device; if it is lost,
 devices in the field can never be given new keys.
 `
@@ -346,6 +364,9 @@ func Load(dir string) (*Set, error) {
 	s.SecureBoot, s.Certificate, err = readSecureBoot(filepath.Join(dir, SecureBootKey), filepath.Join(dir, SecureBootCert))
 	if err != nil {
 		return nil, fmt.Errorf("key set: %w", err)
+	}
+	if s.Updates, err = LoadUpdates(dir); err != nil {
+		return nil, err
 	}
 	return s, nil
 }

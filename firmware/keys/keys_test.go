@@ -91,7 +91,7 @@ func TestSetIsForItsOwnerOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = "boot.key boot.pub keyset.json offline/READ-ME-FIRST.txt offline/root.key root.pub " +
+	const want = "boot.key boot.pub keyset.json offline/READ-ME-FIRST.txt offline/root.key root.pub roots/1.root.json " +
 		"secure-boot.cer secure-boot.crt secure-boot.key snapshot.key snapshot.pub targets.key targets.pub timestamp.key timestamp.pub"
 	if got := strings.Join(names, " "); got != want {
 		t.Errorf("files:\n%s\nwant:\n%s", got, want)

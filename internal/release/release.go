@@ -15,6 +15,9 @@ const Product = "cloudlink-gateway"
 // File is where the image builder puts the running system's Release inside the initramfs.
 const File = "/etc/cloudlink/release.json"
 
+// UpdateRoot is where it puts the update repository's root metadata: whose updates are believed.
+const UpdateRoot = "/etc/cloudlink/update-root.json"
+
 // A Release names one build of the firmware.
 type Release struct {
 	Product   string    `json:"product"`
