@@ -44,8 +44,8 @@ func (k *kin) setLinks(now time.Time, links []Link) {
 	}
 }
 
-// setRecords says which records a link has now.
-func (k *kin) setRecords(now time.Time, link string, sets []*set) {
+// setRecords says which records a link has now, and whether those it had are still to be known as ours.
+func (k *kin) setRecords(now time.Time, link string, sets []*set, keep bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for id, until := range k.former {
@@ -54,7 +54,9 @@ func (k *kin) setRecords(now time.Time, link string, sets []*set) {
 		}
 	}
 	for id := range k.records[link] {
-		k.former[id] = now.Add(remembered)
+		if keep {
+			k.former[id] = now.Add(remembered)
+		}
 	}
 	current := map[string]bool{}
 	for _, s := range sets {

@@ -132,7 +132,7 @@ func (l *link) update(now time.Time, w *Wish, to Link, mtu int) {
 	for _, s := range w.Services {
 		claim(instanceRole, s.Instance, s)
 	}
-	l.fill(now)
+	l.fill(now, true)
 }
 
 // same says whether other is the same claim.
@@ -140,8 +140,9 @@ func (n *name) same(other *name) bool {
 	return n.role == other.role && n.label == other.label && n.service.Type == other.service.Type
 }
 
-// fill makes all records anew, takes back those that are gone, and announces those that are new.
-func (l *link) fill(now time.Time) {
+// fill makes all records anew, takes back those that are gone, and announces those that are new. Keep
+// says that those that are gone are still to be known as ours.
+func (l *link) fill(now time.Time, keep bool) {
 	old := l.sets
 	var unique *name
 	for _, n := range l.names {
@@ -173,7 +174,7 @@ func (l *link) fill(now time.Time) {
 	for _, n := range changed {
 		n.step, n.at = 0, l.updateAt
 	}
-	l.kin.setRecords(now, l.link.Name, all)
+	l.kin.setRecords(now, l.link.Name, all, keep)
 	l.collect()
 	l.goodbye(missing(old, l.sets))
 	for _, r := range l.replies {
@@ -394,7 +395,7 @@ func (l *link) goodbye(sets []*set) {
 // close says goodbye to everything.
 func (l *link) close(now time.Time) {
 	l.goodbye(missing(l.sets, nil))
-	l.kin.setRecords(now, l.link.Name, nil)
+	l.kin.setRecords(now, l.link.Name, nil, true)
 }
 
 // everybody makes responses of sets for everybody.
@@ -632,8 +633,17 @@ func (l *link) denied(now time.Time, n *name, by netip.Addr) {
 		return
 	}
 	l.log.Warn("Another device has our name; we take another.", "link", l.link.Name, "name", n.text, "addr", by)
-	l.probe(n, l.pause(now, now.Add(l.random(probeDelay))))
-	l.fill(now)
+	start := l.pause(now, now.Add(l.random(probeDelay)))
+	l.probe(n, start)
+	for _, o := range l.names {
+		if n.role == uniqueRole && o.role == instanceRole {
+			// It will lead to another name than the rival's, whose instance may be called the same:
+			// as long as both led to the same name, neither could tell.
+			l.probe(o, start)
+		}
+	}
+	l.collect()
+	l.fill(now, false) // what we were called is the rival's
 }
 
 // lose gives the short name up until it is free.

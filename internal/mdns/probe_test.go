@@ -363,6 +363,36 @@ func TestInstanceAndLongNameGetNumbers(t *testing.T) {
 	}
 }
 
+// A clone has all our names, and its service's record is the same as ours until we are called otherwise.
+func TestLaterCloneTakesAnotherInstanceName(t *testing.T) {
+	first, second := up(t), newBench(t)
+	second.now, second.start = first.now, first.start
+	second.wishes(ourWish(), netip.MustParsePrefix("192.0.2.2/24"))
+	for range 2000 {
+		first.run(10 * ms)
+		second.run(10 * ms)
+		for _, s := range first.take() {
+			second.receive(netip.AddrPortFrom(s.source, 5353), *s.msg)
+		}
+		for _, s := range second.take() {
+			first.receive(netip.AddrPortFrom(s.source, 5353), *s.msg)
+		}
+	}
+	for _, n := range first.link.status().Names {
+		if n.State != Announced || n.Rival != nil {
+			t.Errorf("the first one's %+v", n)
+		}
+	}
+	if s := second.state("cloudlink.local"); s.State != Lost {
+		t.Errorf("%+v", s)
+	}
+	for _, n := range []string{"cloudlink-4711af-2.local", "CloudLink Gateway (11af) (2)._http._tcp.local"} {
+		if s := second.state(n); s.State != Announced || s.Rival == nil {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
 func TestNumbersFitIntoALabel(t *testing.T) {
 	for _, label := range []string{strings.Repeat("a", 63), strings.Repeat("ä", 31) + "b"} {
 		n := &name{role: instanceRole, label: label, service: Service{Type: "_http._tcp"}, rank: 10}
