@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -179,29 +180,41 @@ func (r *Responder) Run(ctx context.Context, wishes <-chan Wish) error {
 
 // order makes the status that of links, without what is not among them.
 func (r *Responder) order(links []Link) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var list []LinkStatus
-	for _, l := range links {
-		s := LinkStatus{Name: l.Name}
-		if i := slices.IndexFunc(r.status.Links, func(s LinkStatus) bool { return s.Name == l.Name }); i >= 0 {
-			s = r.status.Links[i]
+	r.change(func(before []LinkStatus) (list []LinkStatus) {
+		for _, l := range links {
+			s := LinkStatus{Name: l.Name}
+			for _, known := range before {
+				if known.Name == l.Name {
+					s = known
+				}
+			}
+			list = append(list, s)
 		}
-		list = append(list, s)
-	}
-	r.status.Links = list
+		return list
+	})
 }
 
 // publish makes s part of the status.
 func (r *Responder) publish(s LinkStatus) {
+	r.change(func(before []LinkStatus) []LinkStatus {
+		list := slices.Clone(before)
+		for i := range list {
+			if list[i].Name == s.Name {
+				list[i] = s
+			}
+		}
+		return list
+	})
+}
+
+// change changes the status and says so, if there is news: who hears of it may wish again.
+func (r *Responder) change(f func([]LinkStatus) []LinkStatus) {
 	r.mu.Lock()
-	if i := slices.IndexFunc(r.status.Links, func(o LinkStatus) bool { return o.Name == s.Name }); i >= 0 {
-		links := slices.Clone(r.status.Links)
-		links[i] = s
-		r.status.Links = links
-	}
+	list := f(r.status.Links)
+	news := !reflect.DeepEqual(r.status.Links, list)
+	r.status.Links = list
 	r.mu.Unlock()
-	if r.config.Changed != nil {
+	if news && r.config.Changed != nil {
 		r.config.Changed()
 	}
 }

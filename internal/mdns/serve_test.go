@@ -148,8 +148,14 @@ func TestRunProbesAnnouncesAndSaysGoodbye(t *testing.T) {
 				t.Errorf("%+v", n)
 			}
 		}
-		if s.told == 0 {
+		told := s.told
+		if told == 0 {
 			t.Error("Changed was not called")
+		}
+		s.wish(lan)
+		wait(10 * time.Second)
+		if s.told != told {
+			t.Error("Changed was called for nothing: who wishes again when it is would never end")
 		}
 		s.stop()
 		if err := <-s.ended; err != nil {
