@@ -35,6 +35,7 @@ type reply struct {
 	legacy  *wire.Message  // the query of an ordinary resolver; nil for others
 	waits   netip.Addr     // whose further known answers are to be heard; the zero Addr: nobody's
 	defends bool           // it answers a probe for a name of ours
+	must    bool           // nobody will ask again
 	sets    []*set
 	known   []*set // are not needed as additional records
 }
@@ -249,8 +250,8 @@ func (l *link) deliver(now time.Time, r *reply) {
 		switch {
 		case !recent(s):
 			sets = append(sets, s)
-		case !r.defends && free.Sub(now) <= nearly:
-			l.schedule(now, &reply{family: r.family, due: free, sets: []*set{s}})
+		case r.must, !r.defends && free.Sub(now) <= nearly:
+			l.schedule(now, &reply{family: r.family, due: free, must: r.must, sets: []*set{s}})
 		} // else it was sent to everybody just now, and so to who asked
 	}
 	if len(sets) == 0 {

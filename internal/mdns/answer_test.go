@@ -349,6 +349,22 @@ func TestRFC6762_6_6_RecordWithTooShortALifeIsCorrected(t *testing.T) {
 	}
 }
 
+// Nobody will ask: the correction is not dropped for having been sent within the second. And our other
+// port, in the same switch, may be the one that says goodbye.
+func TestRFC6762_6_6_CorrectionIsNotLost(t *testing.T) {
+	for _, from := range []netip.AddrPort{peer, netip.AddrPortFrom(ourPrefix.Addr(), 5353)} {
+		b := up(t)
+		b.ask(asker, q(httpType, wire.PTR))
+		b.run(200 * ms)
+		told := b.one().after
+		b.tell(from, pointer(httpType, instance, 0))
+		b.run(5 * time.Second)
+		if p := b.one(); p.after-told != time.Second {
+			t.Errorf("corrected after %v", p.after-told)
+		}
+	}
+}
+
 func TestRFC6762_5_4_UnicastAnswers(t *testing.T) {
 	b := up(t)
 	b.ask(asker, qu(shortName, wire.A))

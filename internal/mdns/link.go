@@ -549,6 +549,7 @@ func (l *link) hear(now time.Time, p packet) {
 			key := wire.Fold(r.Name)
 			if p.multicast {
 				l.heardAnswer(p.family, key, r)
+				l.correct(now, p.family, key, r) // our other port may be in the same switch, and leave
 			}
 			if !own {
 				l.hearRecord(now, p, key, r)
@@ -558,9 +559,6 @@ func (l *link) hear(now time.Time, p packet) {
 }
 
 func (l *link) hearRecord(now time.Time, p packet, key string, r *wire.Record) {
-	if p.multicast {
-		l.correct(now, p.family, key, r)
-	}
 	for _, n := range l.names {
 		if n.state == Lost && n.rival != nil && p.from.Addr() == n.rival.Addr {
 			l.callsItself(n, key, r)
@@ -590,7 +588,7 @@ func (l *link) hearRecord(now time.Time, p packet, key string, r *wire.Record) {
 func (l *link) correct(now time.Time, f family, key string, r *wire.Record) {
 	for _, s := range l.sets {
 		if s.typ != wire.NSEC && s.has(key, r) && r.TTL < s.ttl/2 {
-			l.schedule(now, &reply{family: f, due: now, limit: now, sets: []*set{s}})
+			l.schedule(now, &reply{family: f, due: now, limit: now, sets: []*set{s}, must: true})
 		}
 	}
 }
@@ -630,6 +628,7 @@ func (l *link) denied(now time.Time, n *name, by netip.Addr) {
 	n.rank++
 	if err := n.rename(); err != nil { // it was good with another number
 		l.log.Error("A name cannot be numbered.", "link", l.link.Name, "err", err)
+		l.lose(now, n)
 		return
 	}
 	l.log.Warn("Another device has our name; we take another.", "link", l.link.Name, "name", n.text, "addr", by)

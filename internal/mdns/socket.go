@@ -82,8 +82,19 @@ func (s *socket) drop(c conn) {
 	c.Close()
 }
 
+// close closes what is open; nobody sends any more.
+func (s *socket) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil {
+		s.conn.Close()
+		s.conn = nil
+	}
+}
+
 // run receives packets until ctx ends. It hands on those that the link has room for.
 func (s *socket) run(ctx context.Context, a *admission, packets chan<- heard) {
+	defer s.close()
 	buf := make([]byte, maxPacket+1)
 	for ctx.Err() == nil {
 		if c, err := s.ensure(); err == nil {
