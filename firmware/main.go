@@ -38,6 +38,15 @@ const usage = `usage: go run ./firmware COMMAND
   boards                list the boards
   keys init DIR         make a key set in the new folder DIR: production keys, or with
                         -kind development keys for trials
+  keys rotate ROLE      give a role of the update repository new keys: targets, snapshot,
+                        timestamp or root
+  keys renew            sign again who has which role, for another five years
+  publish -board NAME   add the built image to the update repository
+  repo list             show the releases, and until when devices believe them
+  repo renew            sign again what would expire: run it every week
+  repo withdraw -board NAME VERSION
+                        offer a release no more
+  serve                 serve the repository over HTTP, for trials and small sites
   lock update           take Debian's newest packages into the lock
 
 Each command explains its flags with -h. The exit status is 2 after a mistake on the command
@@ -106,14 +115,28 @@ func command(ctx context.Context, args []string) error {
 		return listBoards(args)
 	case "keys init":
 		return initKeys(args)
+	case "keys rotate":
+		return rotateKeys(args)
+	case "keys renew":
+		return renewKeys(args)
+	case "publish":
+		return publishImage(ctx, args)
+	case "repo list":
+		return listRepository(args)
+	case "repo renew":
+		return renewRepository(ctx, args)
+	case "repo withdraw":
+		return withdraw(ctx, args)
+	case "serve":
+		return serve(ctx, args)
 	case "lock update":
 		return updateLock(ctx, args)
 	}
-	return usagef("unknown command %q: want image, run, flash, boards, keys init or lock update (go run ./firmware help explains them)", name)
+	return usagef("unknown command %q: want image, run, flash, boards, keys init, keys rotate, keys renew, publish, repo list, repo renew, repo withdraw, serve or lock update (go run ./firmware help explains them)", name)
 }
 
 // isGroup says whether a command has a second word.
-func isGroup(name string) bool { return name == "keys" || name == "lock" }
+func isGroup(name string) bool { return name == "keys" || name == "repo" || name == "lock" }
 
 func isHelp(arg string) bool {
 	return slices.Contains([]string{"help", "-h", "-help", "--help"}, arg)
@@ -354,6 +377,18 @@ func initKeys(args []string) error {
 		"`KIND` of the set: production, for devices in operation, or development, for trials:\nsuch an image says so on its page and offers a root shell on its console")
 	f.StringVar(&o.SecureBootKey, "secure-boot-key", "", "PEM `FILE` with a Secure Boot key of your own (RSA)")
 	f.StringVar(&o.SecureBootCert, "secure-boot-cert", "", "PEM `FILE` with its certificate")
+	f.Func("threshold", "`ROLE=NEED/KEYS`, such as root=2/3: two of three root keys have to sign; may be repeated", func(s string) error {
+		role, numbers, _ := strings.Cut(s, "=")
+		t, err := keys.ParseThreshold(numbers)
+		if err != nil {
+			return err
+		}
+		if o.Thresholds == nil {
+			o.Thresholds = map[string]keys.Threshold{}
+		}
+		o.Thresholds[role] = t
+		return nil
+	})
 	if err := parse(f, args, "DIR"); err != nil {
 		return err
 	}

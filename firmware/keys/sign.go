@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/rsa"
 	"crypto/sha512"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 )
 
@@ -58,6 +60,12 @@ func (s *BootSigner) Sign(data []byte, when time.Time) ([]byte, error) {
 	body = binary.BigEndian.AppendUint16(body, uint16(bits))
 	body = append(body, signature...)
 	return appendPacket(nil, tagSignature, body), nil
+}
+
+// Verify says whether sig is this key's signature of data.
+func (s *BootSigner) Verify(data, sig []byte) error {
+	_, err := openpgp.CheckDetachedSignature(openpgp.EntityList{s.entity}, bytes.NewReader(data), bytes.NewReader(sig), nil)
+	return err
 }
 
 // appendPacket appends a packet whose length has five bytes: GRUB 2.06 misreads the two-byte form.
