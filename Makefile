@@ -10,7 +10,7 @@ SUDO = $(shell [ "$$(id -u)" = 0 ] || command -v sudo) # only root writes to dis
 RUN = $(FIRMWARE) run -board '$(BOARD)' -port '$(PORT)'
 FLASH = $(SUDO) $(FIRMWARE) flash -board '$(BOARD)' -dev '$(DEV)'
 
-.PHONY: help run image test check unit vmtest fuzz flash kernel bench-boot bench-size bench-network clean FORCE
+.PHONY: help run image test check unit vmtest fuzz flash kernel bench-boot bench-size bench-network bench-mdns clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,10 @@ bench-size: ## bytes of kernel, initramfs and update; memory in use
 bench-network: ## link-up to address beside dhcpcd and udhcpc; CPU time while calls pass (RUNS=…)
 	@scripts/setup test
 	@go run ./bench/network -runs $(RUNS)
+
+bench-mdns: ## mDNS answers beside avahi-daemon's; the RFCs' scenarios, systemd-resolved too (RUNS=…)
+	@scripts/setup test
+	@go run ./bench/mdns -runs $(RUNS)
 
 clean: ## remove build/ but the keys made in it
 	@if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name keys -exec rm -rf {} +; fi
