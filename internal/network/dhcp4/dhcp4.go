@@ -168,7 +168,7 @@ type met struct {
 }
 
 func (s *session) run(parent context.Context) error {
-	received := make(chan *dhcpv4.DHCPv4)
+	received := make(chan received)
 	s.found, s.met = make(chan found), make(chan met)
 	ctx, cancel := context.WithCancelCause(parent)
 	s.fail = cancel
@@ -217,8 +217,12 @@ func (s *session) run(parent context.Context) error {
 				return nil
 			}
 			return context.Cause(ctx)
-		case msg := <-received:
-			out = s.sm.receive(time.Now(), msg)
+		case r := <-received:
+			if r.err != nil {
+				s.sm.damaged(r.from, r.err)
+			} else {
+				out = s.sm.receive(time.Now(), r.msg)
+			}
 		case <-timer.C:
 			out = s.sm.timeout(time.Now())
 		case f := <-s.found:
@@ -376,21 +380,29 @@ func (c *Client) othersHave(addr netip.Addr) bool {
 	return false
 }
 
+// What came in: a message, or why it is none and from whom.
+type received struct {
+	msg  *dhcpv4.DHCPv4
+	from netip.Addr
+	err  error
+}
+
 // receive hands the servers' messages on. It ends with an error when the port goes down.
-func (s *session) receive(ctx context.Context, received chan<- *dhcpv4.DHCPv4) error {
+func (s *session) receive(ctx context.Context, messages chan<- received) error {
 	conn := nclient4.NewBroadcastUDPConn(s.conn, &net.UDPAddr{Port: nclient4.ClientPort})
 	buf := make([]byte, nclient4.MaxMessageSize)
 	for {
-		n, _, err := conn.ReadFrom(buf)
+		n, from, err := conn.ReadFrom(buf)
 		if err != nil {
 			return fmt.Errorf("read DHCP on %s: %w", s.Port.Name, err)
 		}
-		msg, err := dhcpv4.FromBytes(buf[:n])
-		if err != nil {
-			continue // not DHCP, or damaged: the server's answer to our next try counts
+		var r received
+		if from, ok := from.(*net.UDPAddr); ok {
+			r.from, _ = netip.AddrFromSlice(from.IP.To4())
 		}
+		r.msg, r.err = dhcpv4.FromBytes(buf[:n])
 		select {
-		case received <- msg:
+		case messages <- r:
 		case <-ctx.Done():
 			return context.Canceled
 		}

@@ -110,6 +110,9 @@ func (t *terms) read(msg *dhcpv4.DHCPv4, old *Lease, sent time.Time) (l *Lease, 
 	if !ok || !usable(addr) {
 		return nil, nil, bad(BadAddress, "server gives address %v, which no machine can have", msg.YourIPAddr)
 	}
+	if addr.IsLinkLocalUnicast() { // RFC 3927 §1.9
+		return nil, nil, bad(BadAddress, "server gives address %v, which machines choose themselves", addr)
+	}
 	if t.ours != nil && t.ours(addr) {
 		return nil, nil, bad(OwnNetwork, "server gives address %v, which another of our ports has", addr)
 	}

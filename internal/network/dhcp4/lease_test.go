@@ -76,6 +76,7 @@ func TestRefusesLeasesThatCannotBeMeant(t *testing.T) {
 		"address 0.0.0.0":        {[]dhcpv4.Modifier{yiaddr(0, 0, 0, 0)}, "no machine"},
 		"this network":           {[]dhcpv4.Modifier{yiaddr(0, 1, 2, 3)}, "no machine"},
 		"loopback":               {[]dhcpv4.Modifier{yiaddr(127, 0, 0, 1)}, "no machine"},
+		"link-local":             {[]dhcpv4.Modifier{yiaddr(169, 254, 7, 7)}, "choose themselves"},
 		"multicast":              {[]dhcpv4.Modifier{yiaddr(224, 0, 0, 251)}, "no machine"},
 		"reserved":               {[]dhcpv4.Modifier{yiaddr(240, 0, 0, 1)}, "no machine"},
 		"broadcast":              {[]dhcpv4.Modifier{yiaddr(255, 255, 255, 255)}, "no machine"},

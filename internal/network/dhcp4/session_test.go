@@ -1,6 +1,7 @@
 package dhcp4
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"net/netip"
@@ -450,6 +451,44 @@ func TestHostileServers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestAVolleyOfNonsenseIsToldOnce has a server answer each message with many that cannot be used; a good
+// one among them is.
+func TestAVolleyOfNonsenseIsToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said []Trouble
+		b := run(t, nil, func(s *session) { s.Troubled = func(tr Trouble) { said = append(said, tr) } })
+		cutOff := func(m *dhcpv4.DHCPv4) []byte {
+			packet := wireOf(reply(m, dhcpv4.MessageTypeOffer))
+			end := bytes.LastIndexByte(packet, 255)
+			copy(packet[end:], []byte{6, 200}) // and padding, but not so much
+			return packet
+		}
+		for range 3 {
+			m := b.expect(dhcpv4.MessageTypeDiscover)
+			for range 10 {
+				b.inbox <- cutOff(m)
+				b.answer(reply(m, dhcpv4.MessageTypeOffer, dhcpv4.WithYourIP(net.IPv4zero)))
+			}
+		}
+		synctest.Wait()
+		if len(said) != 3 || said[0].Reason != Malformed || said[0].Server.String() != "10.0.2.2" {
+			t.Errorf("said %d times %+v", len(said), said)
+		}
+		m := b.expect(dhcpv4.MessageTypeDiscover)
+		b.inbox <- cutOff(m)
+		b.answer(reply(m, dhcpv4.MessageTypeOffer))
+		b.answer(reply(b.expect(dhcpv4.MessageTypeRequest), dhcpv4.MessageTypeAck))
+		if l := <-b.leases; l == nil {
+			t.Error("the good offer was not taken")
+		}
+		b.inbox <- cutOff(m) // nobody asked
+		b.end()
+		if len(said) != 4 {
+			t.Errorf("said %d times", len(said))
+		}
+	})
 }
 
 func TestTimesInWhateverOrderMakeALease(t *testing.T) {

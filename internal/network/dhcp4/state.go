@@ -72,11 +72,13 @@ type client struct {
 	refused  int       // times in a row that a server said no or nonsense
 	declined int       // times in a row that another device had the address
 
-	trouble *Trouble // why a server's message was not used; at most one for each of ours
-	notes   []string // what of the lease was not used
+	trouble    *Trouble // why a server's message was not used
+	complained bool     // since our last message: more are not told
+	notes      []string // what of the lease was not used
 }
 
-// A Trouble is a server's message that we could not use: a refusal or nonsense.
+// A Trouble is a server's message that we could not use: a refusal or nonsense. At most one is told for
+// each of ours.
 type Trouble struct {
 	Server netip.Addr // invalid where it does not say
 	Refuse bool       // it refused us the address (NAK)
@@ -185,7 +187,7 @@ func (c *client) send(now time.Time, pause time.Duration) *outgoing {
 	c.tries++
 	c.sent = now
 	c.next = now.Add(pause)
-	c.trouble = nil
+	c.complained = false
 	msg := c.message(now, dhcpv4.MessageTypeRequest)
 	for _, o := range c.common {
 		msg.UpdateOption(o)
@@ -239,9 +241,7 @@ func (c *client) receive(now time.Time, msg *dhcpv4.DHCPv4) *outgoing {
 		}
 		offer, _, err := c.read(msg, nil, c.sent)
 		if err != nil {
-			if c.trouble == nil {
-				c.trouble = &Trouble{Server: server, Reason: reasonOf(err), Text: "offer: " + err.Error()}
-			}
+			c.complain(Trouble{Server: server, Reason: reasonOf(err), Text: "offer: " + err.Error()})
 			return nil // another server may do better
 		}
 		c.enter(Requesting, now)
@@ -265,7 +265,7 @@ func (c *client) receive(now time.Time, msg *dhcpv4.DHCPv4) *outgoing {
 			c.refuse(now, Trouble{Server: server, Reason: reasonOf(err), Text: "acknowledgement: " + err.Error()})
 			return nil
 		}
-		c.trouble, c.notes, c.refused = nil, notes, 0
+		c.notes, c.refused = notes, 0
 		c.take(now, lease)
 		return nil
 
@@ -371,10 +371,25 @@ func (c *client) meet(l *Lease, mac net.HardwareAddr) {
 	}
 }
 
+// complain tells why a server's message is not used, of the first after each of ours: what a hostile
+// server sends beyond that costs little.
+func (c *client) complain(why Trouble) {
+	if !c.complained {
+		c.trouble, c.complained = &why, true
+	}
+}
+
+// damaged takes a packet for us that is no message.
+func (c *client) damaged(from netip.Addr, err error) {
+	if c.state != Bound && c.state != Checking { // something was asked for
+		c.complain(Trouble{Server: from, Reason: Malformed, Text: err.Error()})
+	}
+}
+
 // refuse starts again: at once the first time (the cable is in another network), later ones after
 // a growing pause.
 func (c *client) refuse(now time.Time, why Trouble) {
-	c.trouble = &why
+	c.complain(why)
 	if c.late { // what was asked before; what was asked since goes on
 		c.late = false
 		return
