@@ -28,6 +28,10 @@ type Client struct {
 	Remembered netip.Addr // the last address here, tried first, if valid
 	Log        *slog.Logger
 
+	// InUse says that Remembered is on the port. It stays there until it is not needed any more, or is
+	// found to be another device's.
+	InUse bool
+
 	// Changed is called with each new address, to be remembered, and with the zero Addr when there is none
 	// any more.
 	Changed func(netip.Addr)
@@ -70,6 +74,10 @@ func (c *Client) Run(ctx context.Context) error {
 	addr, tried, conflicts := c.Remembered, uint64(0), 0
 	if !Is(addr) {
 		addr, tried = candidate(c.Port.HardwareAddr, 0), 1
+	} else if c.InUse {
+		used = true
+		timer.Stop()
+		w = c.begin(ctx, addr, arp.Held) // the link may be another
 	}
 	for {
 		select {
@@ -93,7 +101,7 @@ func (c *Client) Run(ctx context.Context) error {
 			}
 		case <-timer.C:
 			if needed {
-				w = c.begin(ctx, addr)
+				w = c.begin(ctx, addr, arp.Standard)
 				continue
 			}
 			w, used = w.end(), false
@@ -106,7 +114,11 @@ func (c *Client) Run(ctx context.Context) error {
 		case f := <-w.events():
 			switch f.event {
 			case arp.Free:
-				used, conflicts = true, 0
+				conflicts = 0
+				if used { // already
+					continue
+				}
+				used = true
 				c.Log.Info("link-local address "+addr.String(), "port", c.Port.Name)
 				c.Changed(addr)
 			case arp.Defended:
@@ -164,12 +176,12 @@ type found struct {
 	mac   net.HardwareAddr
 }
 
-func (c *Client) begin(ctx context.Context, addr netip.Addr) *watch {
+func (c *Client) begin(ctx context.Context, addr netip.Addr, timing arp.Timing) *watch {
 	ctx, stop := context.WithCancel(ctx)
 	w := &watch{stop: stop, found: make(chan found), over: make(chan error, 1)}
 	go func() { // watch.end waits for it
 		defer close(w.over)
-		w.over <- c.watch(ctx, &arp.Watch{Port: c.Port, Addr: addr, Timing: arp.Standard, Report: func(e arp.Event, mac net.HardwareAddr) {
+		w.over <- c.watch(ctx, &arp.Watch{Port: c.Port, Addr: addr, Timing: timing, Report: func(e arp.Event, mac net.HardwareAddr) {
 			select {
 			case w.found <- found{e, mac}:
 			case <-ctx.Done():

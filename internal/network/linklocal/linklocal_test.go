@@ -31,7 +31,7 @@ type bubble struct {
 	ended     chan error
 }
 
-func run(t *testing.T, remembered netip.Addr) *bubble {
+func run(t *testing.T, remembered netip.Addr, change ...func(*Client)) *bubble {
 	ctx, stop := context.WithCancel(t.Context())
 	b := &bubble{
 		Client: New(&net.Interface{Name: "lan0", HardwareAddr: mac}, slog.New(slog.DiscardHandler)),
@@ -48,6 +48,9 @@ func run(t *testing.T, remembered netip.Addr) *bubble {
 		}
 		<-ctx.Done()
 		return nil
+	}
+	for _, f := range change {
+		f(b.Client)
 	}
 	go func() { b.ended <- b.Run(ctx) }()
 	return b
@@ -100,6 +103,58 @@ func TestComesWithoutALeaseAndGoesWithOne(t *testing.T) {
 			t.Errorf("looks for %v, had %v", again.Addr, w.Addr)
 		}
 		b.end()
+	})
+}
+
+// TestAnAddressThatIsOnThePortStaysAndGoes has the cable out for a moment, or the process started anew.
+func TestAnAddressThatIsOnThePortStaysAndGoes(t *testing.T) {
+	first := netip.MustParseAddr("169.254.7.7")
+	inUse := func(c *Client) { c.InUse = true }
+	t.Run("without a lease it stays, and is looked after at once", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now()
+			b := run(t, first, inUse)
+			w := <-b.watches
+			if w.Addr != first || w.Timing != arp.Held || time.Since(start) != 0 {
+				t.Errorf("after %v looks for %v with %+v", time.Since(start), w.Addr, w.Timing)
+			}
+			w.Report(arp.Free, nil)
+			b.quiet(time.Hour)
+			b.end()
+		})
+	})
+	t.Run("with a lease it goes", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now()
+			b := run(t, first, inUse)
+			b.Need(false)
+			(<-b.watches).Report(arp.Free, nil)
+			if a := <-b.changes; a.IsValid() || time.Since(start) != linger {
+				t.Errorf("after %v the address is %v", time.Since(start), a)
+			}
+			b.end()
+		})
+	})
+	t.Run("another device of the new link has it", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			b := run(t, first, inUse)
+			w := <-b.watches
+			w.Report(arp.Free, nil)
+			w.Report(arp.Taken, other)
+			<-b.conflicts
+			if a := <-b.changes; a.IsValid() {
+				t.Errorf("address is %v, want none", a)
+			}
+			w = <-b.watches
+			if w.Addr == first || w.Timing != arp.Standard {
+				t.Errorf("looks for %v with %+v", w.Addr, w.Timing)
+			}
+			w.Report(arp.Free, nil)
+			if a := <-b.changes; a != w.Addr {
+				t.Errorf("address is %v", a)
+			}
+			b.end()
+		})
 	})
 }
 
