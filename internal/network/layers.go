@@ -94,6 +94,7 @@ func automatic6(s *spec.Spec, p portPlan, l learned) {
 		if lease.Addr.IsValid() {
 			s.Addresses = append(s.Addresses, spec.Address{
 				Link: p.link, Prefix: lease.Prefix(), Source: spec.DHCPv6, Valid: lease.Expires, Preferred: lease.Preferred,
+				NoPrefixRoute: true, // it would be to itself, and stay when the address goes
 			})
 		}
 		dns, search = append(slices.Clone(dns), lease.DNS...), append(slices.Clone(search), lease.Search...)

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"cloudlink.local/gateway/internal/network/ipv6"
 	"cloudlink.local/gateway/internal/network/linklocal"
 	"cloudlink.local/gateway/internal/network/reconcile"
+	"cloudlink.local/gateway/internal/network/spec"
 	"cloudlink.local/gateway/internal/safefile"
 	"cloudlink.local/gateway/internal/settings"
 )
@@ -31,15 +33,17 @@ type link struct {
 	mac   net.HardwareAddr
 	mtu   int
 
-	lease       *dhcp4.Lease // in use
-	remembered  *dhcp4.Lease // to be asked for first
-	linkLocal   netip.Addr   // in use; the zero Addr is none
-	lastLocal   netip.Addr   // to be tried first
-	lease6      *ipv6.Lease  // in use
-	remembered6 *ipv6.Lease  // to be asked for first
-	routers     ipv6.Info    // what IPv6's routers say
-	kept        bool         // the link has not been down since the leases
-	since       time.Time    // when it has had a carrier and no lease from; zero: not now
+	lease       *dhcp4.Lease   // in use
+	remembered  *dhcp4.Lease   // to be asked for first
+	linkLocal   netip.Addr     // in use; the zero Addr is none
+	lastLocal   netip.Addr     // to be tried first
+	lease6      *ipv6.Lease    // in use
+	remembered6 *ipv6.Lease    // to be asked for first
+	routers     ipv6.Info      // what IPv6's routers say
+	before      []netip.Prefix // the kernel's networks of IPv6 when the cable was out
+	flooded     bool           // routers have said so much that the kernel is to forget some
+	kept        bool           // the link has not been down since the leases
+	since       time.Time      // when it has had a carrier and no lease from; zero: not now
 
 	wants wants
 	stop  context.CancelFunc // nil while no client runs
@@ -156,15 +160,28 @@ func (s *service) runLinks(ctx context.Context, state reconcile.State, plans, fo
 		if l == nil {
 			l = s.newLink(have)
 			s.links[have.Name] = l
+			if slices.ContainsFunc(state.Addresses, func(a reconcile.Address) bool {
+				return a.Ours && a.Link == l.name && a.Prefix.Addr() == l.lastLocal
+			}) {
+				l.linkLocal = l.lastLocal
+			}
 		}
 		l.wants = w
 		if l.stop != nil && (l.index != have.Index || !bytes.Equal(l.mac, have.MAC) || !have.Carrier) {
 			l.halt()
 			l.kept = false
 		}
+		if !have.Carrier {
+			l.before = networks(state, have.Name)
+		}
 		l.index, l.mac, l.mtu = have.Index, have.MAC, have.MTU
 		if l.stop == nil && have.Carrier && !l.again.After(now) {
 			s.startClients(ctx, l)
+		}
+		if l.flooded {
+			if err := reconcile.Forget(l.name, nil, nil); err != nil {
+				s.log.Warn(err.Error())
+			}
 		}
 		if l.stop == nil && l.lease != nil && !l.lease.Expires.IsZero() && !now.Before(l.lease.Expires) {
 			s.leased(l, nil)
@@ -281,7 +298,7 @@ func (s *service) start4(l *link, tell func(func()), run func(func(context.Conte
 	c.Troubled = func(t dhcp4.Trouble) { tell(func() { s.serverTrouble(l, t) }) }
 
 	local := linklocal.New(c.Port, s.log)
-	local.Remembered = l.lastLocal
+	local.Remembered, local.InUse = l.lastLocal, l.linkLocal.IsValid()
 	local.Changed = func(addr netip.Addr) { tell(func() { s.localChanged(l, addr) }) }
 	local.Conflict = c.Conflict
 	l.local = local
@@ -297,6 +314,7 @@ func (s *service) start6(ctx context.Context, l *link, tell func(func())) {
 	c.InUse = l.lease6 != nil && l.lease6 == l.remembered6 // and not one of information only
 	c.Changed = func(lease *ipv6.Lease) { tell(func() { s.leased6(l, lease) }) }
 	c.Advertised = func(info ipv6.Info) { tell(func() { s.advertised(l, info) }) }
+	c.Networks = func(networks []netip.Prefix, routers []netip.Addr) { tell(func() { s.arrived(l, networks, routers) }) }
 	c.Conflict = func(addr netip.Addr) { tell(func() { s.conflict(l, addr, nil, false) }) }
 	c.ServerChanged = func(from, to netip.Addr) {
 		tell(func() { s.diary.Add(diary.ServerChanged, "port", l.name, "old", from.String(), "new", to.String()) })
@@ -314,4 +332,31 @@ func (s *service) start6(ctx context.Context, l *link, tell func(func())) {
 		case <-ctx.Done():
 		}
 	})
+}
+
+// networks is in which the kernel has made itself addresses on a link.
+func networks(state reconcile.State, link string) (list []netip.Prefix) {
+	for _, a := range state.Addresses {
+		if a.Link == link && a.Source == spec.SLAAC && !slices.Contains(list, a.Prefix.Masked()) {
+			list = append(list, a.Prefix.Masked())
+		}
+	}
+	return list
+}
+
+// arrived takes what is advertised where the cable is now. If it is none of what was before, the cable
+// is elsewhere, and the kernel would keep addresses and routers for as long as those said. Where no
+// router says anything all stays: it may be the one that was switched off for a moment.
+func (s *service) arrived(l *link, advertised []netip.Prefix, routers []netip.Addr) {
+	before := l.before
+	l.before = nil
+	if len(before) == 0 || slices.ContainsFunc(before, func(p netip.Prefix) bool { return slices.Contains(advertised, p) }) {
+		return
+	}
+	if err := reconcile.Forget(l.name, before, routers); err != nil {
+		s.log.Warn(err.Error())
+	}
+	for _, p := range before {
+		s.diary.Add(diary.PrefixGone, "port", l.name, "prefix", p.String())
+	}
 }

@@ -105,7 +105,8 @@ func (s *service) advertised(l *link, info ipv6.Info) {
 func (s *service) serverTrouble6(l *link, t ipv6.Trouble) {
 	switch {
 	case !t.Server.IsValid(): // the routers say too much
-		s.diary.Add(diary.PrefixesIgnored, "port", l.name)
+		l.flooded = true
+		s.diary.Add(diary.PrefixesIgnored, "port", l.name, "limit", strconv.Itoa(ipv6.MaxPrefixes))
 	case t.Refuse:
 		s.diary.Add(diary.ServerRefused, "port", l.name, "server", t.Server.String())
 	default:

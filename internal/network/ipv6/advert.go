@@ -27,7 +27,7 @@ func (i *Info) equal(o *Info) bool {
 // Bounds of what all routers together can make us keep. The kernel has its own: max_addresses, 16.
 const (
 	maxRouters  = 16
-	maxPrefixes = 64
+	MaxPrefixes = 64
 	maxRDNSS    = 6
 	maxDNSSL    = 8
 )
@@ -90,7 +90,7 @@ func parseAdvert(b []byte, from netip.Addr, hopLimit int, zone string) (*advert,
 				continue
 			}
 			if p := netip.PrefixFrom(netip.AddrFrom16([16]byte(o[16:])), int(o[2])).Masked(); p.Addr().IsGlobalUnicast() {
-				add(&a.prefixes, maxPrefixes, p, seconds(o[4:]), &a.excess)
+				add(&a.prefixes, MaxPrefixes, p, seconds(o[4:]), &a.excess)
 			}
 		case optionRDNSS:
 			for raw := o[min(8, len(o)):]; len(raw) >= 16; raw = raw[16:] {
@@ -153,7 +153,7 @@ func (r *routers) hear(now time.Time, a *advert) {
 	r.excess += a.excess
 	said := router{a.from, a.managed, a.other, now.Add(a.lifetime)}
 	keep(&r.routers, maxRouters, said, max(a.lifetime, routerTime), now, &r.excess, func(o router) bool { return o.addr == a.from })
-	merge(&r.prefixes, maxPrefixes, a.prefixes, now, &r.excess)
+	merge(&r.prefixes, MaxPrefixes, a.prefixes, now, &r.excess)
 	merge(&r.dns, maxRDNSS, a.dns, now, &r.excess)
 	merge(&r.search, maxDNSSL, a.search, now, &r.excess)
 }
@@ -235,6 +235,14 @@ func (r *routers) info(now time.Time) Info {
 // covers says whether addr is of one of the link's networks.
 func (r *routers) covers(addr netip.Addr) bool {
 	return slices.ContainsFunc(r.prefixes, func(t timed[netip.Prefix]) bool { return t.value.Contains(addr) })
+}
+
+// networks is what is advertised.
+func (r *routers) networks() (list []netip.Prefix) {
+	for _, t := range r.prefixes {
+		list = append(list, t.value)
+	}
+	return list
 }
 
 // wanted is what the routers would have us ask of DHCPv6.

@@ -47,6 +47,10 @@ type Client struct {
 	// Advertised is called when what the routers say has changed.
 	Advertised func(Info)
 
+	// Networks is called once, when all routers have had time to answer, with the networks that they have
+	// advertised by then. Until one has, it is not called.
+	Networks func(networks []netip.Prefix, routers []netip.Addr)
+
 	// Conflict is called when the kernel finds that another device has an address of the port, be it
 	// leased or made by the kernel.
 	Conflict func(addr netip.Addr)
@@ -152,10 +156,12 @@ type session struct {
 	server  *Lease // the last that one granted
 	noted   string // what was logged last of a lease's notes
 	tooMuch bool   // the routers said so much that some was passed over
+	heard   bool   // a router has advertised
 	random  func() float64
 
 	solicit time.Time     // when to ask the routers; the zero time is never
 	pause   time.Duration // before they are asked again
+	settle  time.Time     // when all have had time to answer; the zero time is never
 }
 
 // A wire is the way to the link's routers and servers. Reads end with an error when it is closed, or
@@ -174,6 +180,10 @@ const (
 	firstSolicitPause = 4 * time.Second
 	maxSolicitPause   = time.Hour
 )
+
+// answerTime is how long routers may take to answer after the first has: a router may wait 3 s after its
+// last advertisement, and half a second by chance (RFC 4861 §6.2.6).
+const answerTime = 4 * time.Second
 
 // newClient makes the state machine.
 func (s *session) newClient() {
@@ -244,6 +254,10 @@ func (s *session) run(parent context.Context) error {
 				s.pause = min(2*s.pause, maxSolicitPause)
 			}
 			s.routers.expire(now)
+			if due(s.settle, now) {
+				s.settle = time.Time{}
+				s.Networks(s.routers.networks(), s.routers.info(now).Routers)
+			}
 			out = s.sm.timeout(now)
 		}
 		s.advertise()
@@ -258,12 +272,16 @@ func (s *session) try(err error) {
 }
 
 func (s *session) wake() time.Time {
-	return earlier(s.solicit, earlier(s.sm.wake(), s.routers.wake(time.Now())))
+	return earlier(earlier(s.solicit, s.settle), earlier(s.sm.wake(), s.routers.wake(time.Now())))
 }
 
 // hear takes what a router says.
 func (s *session) hear(a *advert) {
 	s.solicit = time.Time{}
+	if !s.heard && s.Networks != nil {
+		s.settle = time.Now().Add(answerTime)
+	}
+	s.heard = true
 	s.routers.hear(time.Now(), a)
 	if s.Remembered != nil && s.routers.covers(s.Remembered.Addr) {
 		s.sm.vouch()
@@ -271,7 +289,7 @@ func (s *session) hear(a *advert) {
 	if s.routers.excess > 0 && !s.tooMuch {
 		s.tooMuch = true
 		s.trouble(Trouble{Text: fmt.Sprintf("router %v or others advertise too much; what is beyond %d routers, %d networks and %d DNS servers is ignored",
-			a.from, maxRouters, maxPrefixes, maxRDNSS)})
+			a.from, maxRouters, MaxPrefixes, maxRDNSS)})
 	}
 }
 

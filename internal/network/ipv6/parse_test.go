@@ -139,7 +139,7 @@ func FuzzAdvert(f *testing.F) {
 		for range 3 {
 			r.hear(now, a)
 			info := r.info(now)
-			if len(info.DNS) > maxRDNSS || len(info.Search) > maxDNSSL || len(r.prefixes) > maxPrefixes {
+			if len(info.DNS) > maxRDNSS || len(info.Search) > maxDNSSL || len(r.prefixes) > MaxPrefixes {
 				t.Fatalf("too much: %+v", info)
 			}
 			for _, name := range info.Search {

@@ -876,6 +876,37 @@ func TestWhatRoutersSayEnds(t *testing.T) {
 	})
 }
 
+func TestNetworksAreToldWhenAllRoutersHadTimeToAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type told struct {
+			networks []netip.Prefix
+			routers  []netip.Addr
+			at       time.Time
+		}
+		var got []told
+		b := run(t, nil, func(s *session) {
+			s.Networks = func(n []netip.Prefix, r []netip.Addr) { got = append(got, told{n, r, time.Now()}) }
+		})
+		b.quiet(time.Minute)
+		if len(got) > 0 {
+			t.Errorf("told without a router: %+v", got)
+		}
+		first := time.Now()
+		one, two := netip.MustParsePrefix("2001:db8:1::/64"), netip.MustParsePrefix("2001:db8:2::/64")
+		b.advertise(router1, routerAdvert(0, 1800, prefixOption(one, 3600)))
+		time.Sleep(3 * time.Second)
+		b.advertise(router2, routerAdvert(0, 1800, prefixOption(two, 3600)))
+		time.Sleep(time.Minute)
+		b.advertise(router1, routerAdvert(0, 1800, prefixOption(one, 3600)))
+		b.quiet(time.Minute)
+		b.end()
+		if len(got) != 1 || !slices.Equal(got[0].networks, []netip.Prefix{one, two}) || !slices.Equal(got[0].routers, []netip.Addr{router1, router2}) ||
+			got[0].at.Sub(first) != answerTime {
+			t.Errorf("told %+v", got)
+		}
+	})
+}
+
 func TestRoutersThatSayTooMuch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := run(t, nil)
@@ -892,7 +923,7 @@ func TestRoutersThatSayTooMuch(t *testing.T) {
 			}
 		}
 		b.end()
-		if len(i.Routers) != maxRouters || len(i.DNS) != maxRDNSS || len(i.Search) != maxDNSSL || len(b.s.routers.prefixes) != maxPrefixes {
+		if len(i.Routers) != maxRouters || len(i.DNS) != maxRDNSS || len(i.Search) != maxDNSSL || len(b.s.routers.prefixes) != MaxPrefixes {
 			t.Errorf("routers say %+v", i)
 		}
 		if len(b.troubles) != 1 {

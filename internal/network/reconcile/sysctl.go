@@ -55,7 +55,8 @@ func sysctlsOf(l spec.Link) []sysctl {
 	return append(list,
 		sysctl{"ipv6", "accept_ra", hear},
 		sysctl{"ipv6", "autoconf", hear},
-		sysctl{"ipv6", "use_tempaddr", "0"}, // whoever calls us needs an address that stays
+		sysctl{"ipv6", "accept_ra_min_hop_limit", "32"}, // a lower one would keep us from everybody far away
+		sysctl{"ipv6", "use_tempaddr", "0"},             // whoever calls us needs an address that stays
 		sysctl{"ipv6", "disable_ipv6", "0"})
 }
 
