@@ -1,6 +1,7 @@
 package settings
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
+
+	"cloudlink.local/gateway/internal/safefile"
 )
 
 // The store's files. The copy has the settings that were valid before those in the file: a medium
@@ -118,8 +121,8 @@ func read(path string) (s Settings, version int, notes Errors, err error) {
 // Get returns a copy of the settings: the caller's own.
 func (s *Store) Get() Settings { return s.current.Load().Clone() }
 
-// Save checks settings, writes them to the medium and has Get return them from then on. Errors say
-// what is wrong with them. After an error Get returns what the file has: the settings as they were,
+// Save checks settings, writes them to the medium, unless it has just these, and has Get return them
+// from then on. Errors say what is wrong with them. After an error Get returns what the file has: the settings as they were,
 // but in the one case that the new file could not be made to last.
 func (s *Store) Save(settings Settings) error {
 	if err := settings.Check(); err != nil {
@@ -130,16 +133,25 @@ func (s *Store) Save(settings Settings) error {
 	if err != nil {
 		return fmt.Errorf("encode settings: %w", err)
 	}
+	b = append(b, '\n')
 	s.saving.Lock()
 	defer s.saving.Unlock()
-	if err := s.write(append(b, '\n')); err != nil {
-		return fmt.Errorf("save settings, the old ones stay: %w", err)
+	if !s.has(b) {
+		if err := s.write(b); err != nil {
+			return fmt.Errorf("save settings, the old ones stay: %w", err)
+		}
 	}
 	s.current.Store(&settings)
 	if err := syncDir(s.dir); err != nil {
 		return fmt.Errorf("save settings, a power cut may undo it: %w", cause(err))
 	}
 	return nil
+}
+
+// has says whether the file is b already: saving the same again and again would wear the medium out.
+func (s *Store) has(b []byte) bool {
+	have, err := safefile.Read(filepath.Join(s.dir, fileName), maxSize)
+	return err == nil && bytes.Equal(have, b)
 }
 
 // write puts b in place of the file, which becomes the copy if it is good.

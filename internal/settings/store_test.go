@@ -103,6 +103,43 @@ func TestSavedSettingsAreThereAgain(t *testing.T) {
 	}
 }
 
+func TestTheSameIsNotWrittenAgain(t *testing.T) {
+	dir := t.TempDir()
+	s, _ := Open(dir)
+	stat := func() os.FileInfo {
+		t.Helper()
+		info, err := os.Stat(filepath.Join(dir, fileName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	save(t, s, withMTU(1400))
+	save(t, s, withMTU(1401))
+	first, all := stat(), files(t, dir)
+	for range 100 {
+		save(t, s, withMTU(1401))
+	}
+	if !os.SameFile(first, stat()) || !reflect.DeepEqual(files(t, dir), all) {
+		t.Errorf("it was written again: %v", files(t, dir))
+	}
+	s, _ = Open(dir) // nor by the next process
+	save(t, s, withMTU(1401))
+	if !os.SameFile(first, stat()) {
+		t.Error("it was written again")
+	}
+	write(t, dir, fileName, "damaged")
+	save(t, s, withMTU(1401))
+	if got := files(t, dir)[fileName]; got != all[fileName] {
+		t.Errorf("the file is %q", got)
+	}
+	os.Remove(filepath.Join(dir, fileName))
+	save(t, s, withMTU(1401))
+	if got := files(t, dir)[fileName]; got != all[fileName] {
+		t.Errorf("the file is %q", got)
+	}
+}
+
 func TestGetAndSaveShareNothingWithTheCaller(t *testing.T) {
 	s, _ := Open(t.TempDir())
 	mine := withMTU(1300)

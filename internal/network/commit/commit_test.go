@@ -853,3 +853,21 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+func TestWhatChangesNothingIsNotWritten(t *testing.T) {
+	dir := t.TempDir()
+	store, _ := settings.Open(dir)
+	k := Open(Config{
+		File: filepath.Join(dir, "change.json"), Store: store, BootID: "a", Boottime: func() time.Duration { return 0 },
+		Changed: func() { t.Error("has it applied again") }, Note: func(diary.Kind, ...string) { t.Error("noted") },
+		Log: slog.New(slog.DiscardHandler),
+	})
+	for range 10 {
+		if s, err := k.Begin(settings.Default().Network, "test", "10.0.0.9"); err != nil || s.State != Idle {
+			t.Fatalf("%+v, %v", s, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "change.json")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("there is a record: %v", err)
+	}
+}

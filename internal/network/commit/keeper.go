@@ -110,8 +110,8 @@ func (k *Keeper) resume(was Change) Change {
 func (k *Keeper) now() moment { return moment{bootID: k.BootID, boottime: k.Boottime()} }
 
 // Begin changes the network settings: on probation where the change is risky. A further change during
-// a probation takes the place of the new settings and begins its time anew. Settings that are wrong are
-// refused with their Check's error. Any other error is a *SaveError.
+// a probation takes the place of the new settings and begins its time anew. What changes nothing is not
+// written. Settings that are wrong are refused with their Check's error. Any other error is a *SaveError.
 func (k *Keeper) Begin(new settings.Network, by, from string) (Status, error) {
 	all := k.Store.Get()
 	all.Network = new
@@ -122,6 +122,10 @@ func (k *Keeper) Begin(new settings.Network, by, from string) (Status, error) {
 	defer k.changing.Unlock()
 	k.mu.Lock()
 	was := k.change
+	if was.State != Probation && new.Equal(k.confirmed) {
+		k.mu.Unlock()
+		return k.Status(), k.saveSettings(new) // perhaps the medium did not take them
+	}
 	next := was.begin(k.confirmed, new, bound(by), bound(from), k.now())
 	if next.State == Probation {
 		k.mu.Unlock()
@@ -194,14 +198,22 @@ func (k *Keeper) settle(next Change) error {
 		return nil
 	}
 	if next.State == Confirmed {
-		all := k.Store.Get()
-		all.Network = next.New
-		if err := k.Store.Save(all); err != nil {
-			k.Log.Warn("save the confirmed network settings: " + err.Error())
-			return &SaveError{err} // the record stays: what it says will be over by the next start, or the old settings return
+		if err := k.saveSettings(next.New); err != nil {
+			return err // the record stays: what it says will be over by the next start, or the old settings return
 		}
 	}
 	k.save(next)
+	return nil
+}
+
+// saveSettings saves what was confirmed.
+func (k *Keeper) saveSettings(n settings.Network) error {
+	all := k.Store.Get()
+	all.Network = n
+	if err := k.Store.Save(all); err != nil {
+		k.Log.Warn("save the confirmed network settings: " + err.Error())
+		return &SaveError{err}
+	}
 	return nil
 }
 
