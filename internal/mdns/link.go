@@ -632,6 +632,7 @@ func (l *link) denied(now time.Time, n *name, by netip.Addr) {
 		return
 	}
 	l.log.Warn("Another device has our name; we take another.", "link", l.link.Name, "name", n.text, "addr", by)
+	l.introduce(by)
 	start := l.pause(now, now.Add(l.random(probeDelay)))
 	l.probe(n, start)
 	for _, o := range l.names {
@@ -658,8 +659,18 @@ func (l *link) lose(now time.Time, n *name) {
 	l.dirty = true
 	l.log.Warn("Another device has our short name; the long one goes on working.",
 		"link", l.link.Name, "name", n.text, "addr", n.rival.Addr)
-	// Who is it? A device tells its name under its address.
-	l.question(wire.Question{Name: wire.ReverseName(n.rival.Addr), Type: wire.PTR, Class: wire.IN, Unicast: true})
+	l.introduce(n.rival.Addr)
+}
+
+// introduce asks a rival alone for its name (§5.5). For that the kernel has to find its MAC address out.
+func (l *link) introduce(who netip.Addr) {
+	f := familyOf(who)
+	if !l.usable(f) || !l.onLink(who) {
+		return
+	}
+	w := wire.NewQuery(l.limit(f))
+	w.Question(wire.Question{Name: wire.ReverseName(who), Type: wire.PTR, Class: wire.IN, Unicast: true})
+	l.transmit(f, netip.AddrPortFrom(who, port), w)
 }
 
 // ask asks who has a lost name, and has it probed for where nobody does.
@@ -689,7 +700,6 @@ func (l *link) stillLost(now time.Time, n *name, to netip.Addr) {
 	}
 	n.patient = min(2*n.patient, questionMax)
 	n.step, n.at = 0, now.Add(n.patient)
-	l.dirty = true // the kernel may know its MAC address by now
 	if familyOf(n.rival.Addr) == familyOf(to) && n.rival.Addr != to {
 		n.rival = &Rival{Addr: to, Since: now}
 	}

@@ -54,6 +54,8 @@ func (r *Responder) run(ctx context.Context, at Link, wishes <-chan order) {
 	defer reading.Wait()
 	defer stopReads()
 	l := newLink(r.config.Log, r.kin, r.config.random, func(o outgoing) error { return sockets[o.family].send(o) })
+	var look time.Time // when to look again for a rival's MAC address
+	looked := 0
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -79,11 +81,23 @@ func (r *Responder) run(ctx context.Context, at Link, wishes <-chan order) {
 		case <-timer.C:
 			l.wake(time.Now())
 		}
-		if l.dirty {
-			l.dirty = false
-			r.publish(r.identified(at, l.status()))
+		now := time.Now()
+		if again := !look.IsZero() && !now.Before(look); l.dirty || again {
+			if l.dirty {
+				looked = 0
+			}
+			l.dirty, look = false, time.Time{}
+			status, all := r.identified(at, l.status())
+			r.publish(status)
+			if looked++; !all && looked < looks {
+				look = now.Add(lookEvery)
+			}
 		}
-		if next := l.next(); next.IsZero() {
+		next := l.next()
+		if next.IsZero() || !look.IsZero() && look.Before(next) {
+			next = look
+		}
+		if next.IsZero() {
 			timer.Stop()
 		} else {
 			timer.Reset(time.Until(next))
@@ -91,14 +105,22 @@ func (r *Responder) run(ctx context.Context, at Link, wishes <-chan order) {
 	}
 }
 
-// identified adds what the kernel knows about rivals.
-func (r *Responder) identified(at Link, s LinkStatus) LinkStatus {
+// Another device's MAC address is known a moment after it was written to.
+const (
+	lookEvery = 200 * time.Millisecond
+	looks     = 10
+)
+
+// identified adds what the kernel knows about rivals, and says whether it knows all.
+func (r *Responder) identified(at Link, s LinkStatus) (LinkStatus, bool) {
+	all := true
 	for i, n := range s.Names {
 		if n.Rival != nil && n.Rival.MAC == nil {
 			rival := *n.Rival
 			rival.MAC = r.config.hardware(at.Index, rival.Addr)
 			s.Names[i].Rival = &rival
+			all = all && rival.MAC != nil
 		}
 	}
-	return s
+	return s, all
 }

@@ -333,12 +333,10 @@ func TestRivalAcrossTheCable(t *testing.T) {
 	d := far.wait(v4, "probe", func(_ datagram, m *wire.Message) bool { return !m.Response && len(m.Authority) > 0 })
 	w := wire.NewResponse(512, 0)
 	w.Answers(host(shortName, "192.0.2.9", 120))
-	err := far.peer.Do(func() error { // to us alone: it has to know our MAC address, and tells its own
-		return far.conn[v4].write(outgoing{family: v4, source: netip.MustParseAddr("192.0.2.9"), to: d.from, bytes: w.Bytes()})
-	})
-	if err != nil {
-		t.Fatal(err)
+	if d.from.Addr() != netip.MustParseAddr("192.0.2.1") {
+		t.Errorf("probed from %v", d.from)
 	}
+	far.send(v4, w.Bytes()) // to everybody: so far neither knows the other's MAC address
 	mac, _, _ := strings.Cut(strings.SplitAfter(far.peer.IP("-o", "link", "show", "dev", "eth0"), "link/ether ")[1], " ")
 	until(t, r, "lost", func(s Status) bool {
 		for _, l := range s.Links {
