@@ -270,6 +270,8 @@ func TestPagesInTheBrowser(t *testing.T) {
 		"silent": run(t, newPortal(t, silent)),
 		"trying": run(t, newPortal(t, trying())),
 		"sited":  run(t, newPortal(t, sited())),
+
+		"contested": run(t, newPortal(t, contested())),
 	}
 	pages := []struct{ name, gateway, path string }{
 		{"overview", "works", "/"},
@@ -281,6 +283,7 @@ func TestPagesInTheBrowser(t *testing.T) {
 		{"network-silent", "silent", "/network"},
 		{"network-probation", "trying", "/network?done=saved"},
 		{"find", "sited", "/find"},
+		{"find-contested", "contested", "/find?done=saved"},
 		{"find-silent", "silent", "/find"},
 		{"log", "works", "/log"},
 		{"log-debug", "faulty", "/log?level=debug"},
@@ -320,7 +323,7 @@ func TestPagesInTheBrowser(t *testing.T) {
 							if page.name == "missing" && strings.Contains(line, "404") || page.name == "refused" && strings.Contains(line, "400") {
 								continue // the page itself
 							}
-							if page.name == "find" && strings.Contains(line, "net::ERR_NAME_NOT_RESOLVED") {
+							if strings.HasPrefix(page.name, "find") && strings.Contains(line, "net::ERR_NAME_NOT_RESOLVED") {
 								continue // the name that this browser does not find
 							}
 							t.Errorf("%s: on the console: %s", page.name, line)

@@ -24,7 +24,9 @@ const (
 
 // findPages adds that page and what belongs to it.
 func (p *Portal) findPages(page func(pattern string, h http.HandlerFunc, params ...param)) {
-	page("GET "+findPath, p.findPage, langQuery)
+	page("GET "+findPath, p.findPage, langQuery, param{"done", []string{"saved"}})
+	page("GET "+findPath+"/live", p.findLive)
+	page("POST "+namesFormPath, p.changeNames)
 	page("GET "+tokenPath, p.tokenAnswer)
 	page("GET "+qrPath, p.qrPicture, param{name: "address"})
 }
@@ -207,28 +209,55 @@ func newToken() string { return rand.Text() }
 type findPage struct {
 	view
 	Find
-	Unknown bool // the network service does not answer
+	namesLive
 	Public  bool // opened under a public address, from which a browser may not ask the names
+	Form    form
+	Two     bool   // wan and lan are ports of their own
+	Done    string // what the reader has just done
+	Problem string // why what he wanted was not done: the text's name in the catalogue
+}
+
+// newFindPage puts the page together.
+func (p *Portal) newFindPage(r *http.Request) findPage {
+	fp := findPage{view: p.view(r, "find"), namesLive: p.newNamesLive(r.Context())}
+	fp.Path = findPath // the page's, also where something was sent to
+	fp.Find = p.find(r, fp.view)
+	if _, ip, _ := cutHost(r.Host); ip.IsValid() {
+		fp.Public = !ip.IsPrivate() && !ip.IsLoopback() && !ip.IsLinkLocalUnicast()
+	}
+	if fp.Unknown {
+		return fp // nobody waits for one more answer that does not come
+	}
+	s, _ := p.networkStatus(r.Context())
+	all, err := p.settings(r.Context())
+	fp.Unknown = err != nil
+	fp.Form, fp.Two = namesForm(fp.view, all.Names), twoPorts(s)
+	return fp
 }
 
 func (p *Portal) findPage(w http.ResponseWriter, r *http.Request) {
 	if switchLang(w, r) {
 		return
 	}
-	fp := findPage{view: p.view(r, "find")}
-	fp.Find = p.find(r, fp.view)
-	_, err := p.networkStatus(r.Context())
-	fp.Unknown = err != nil
-	if _, ip, _ := cutHost(r.Host); ip.IsValid() {
-		fp.Public = !ip.IsPrivate() && !ip.IsLoopback() && !ip.IsLinkLocalUnicast()
-	}
-	// The script of this page alone may ask elsewhere: for the token, under our names.
+	fp := p.newFindPage(r)
+	fp.Done = r.FormValue("done")
+	fp.Query = "" // what is done is done, in every language
+	p.writeFind(w, http.StatusOK, fp)
+}
+
+// writeFind answers with the page. Its script alone may ask elsewhere: for the token, under our names.
+func (p *Portal) writeFind(w http.ResponseWriter, code int, fp findPage) {
 	elsewhere := ""
 	for _, n := range fp.Names {
 		elsewhere += " http://" + n.Name
 	}
 	w.Header().Set("Content-Security-Policy", strings.Replace(contentPolicy, "connect-src 'self'", "connect-src 'self'"+elsewhere, 1))
-	p.page(w, r, "find", fp)
+	p.write(w, code, "find.html", fp)
+}
+
+// findLive answers with how the names are doing now.
+func (p *Portal) findLive(w http.ResponseWriter, r *http.Request) {
+	p.write(w, http.StatusOK, "names-live", findPage{view: p.view(r, "find"), namesLive: p.newNamesLive(r.Context())})
 }
 
 // tokenAnswer says which gateway this is, also to a page that was opened under another name or address

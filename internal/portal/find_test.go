@@ -15,12 +15,14 @@ import (
 
 	"rsc.io/qr"
 
+	"cloudlink.local/gateway/internal/mdns"
 	"cloudlink.local/gateway/internal/network"
 )
 
 const (
 	lanAddress = "192.168.10.20"
 	uniqueHost = "cloudlink-clg-7f3a91.local" // of sample's serial number
+	instance   = "CloudLink Gateway (3A91)._http._tcp.local"
 )
 
 // sited is a gateway with two ports in use.
@@ -34,6 +36,23 @@ func sited() *gateway {
 		{Prefix: netip.MustParsePrefix("2001:db8:10::20/64"), Source: network.Kernel},
 		{Prefix: netip.MustParsePrefix(lanAddress + "/24"), Source: network.DHCP, ValidSeconds: 3000},
 	}
+	g.n.Names.Ports = []network.PortNames{{Port: lan.Name, Names: []network.Name{
+		{Name: uniqueHost, State: mdns.Announced},
+		{Name: defaultHost, State: mdns.Announced},
+		{Name: instance, State: mdns.Announced},
+	}}}
+	return g
+}
+
+// contested is a gateway beside others that have its names.
+func contested() *gateway {
+	g := sited()
+	g.net.settings.Names.OnWAN = true
+	names := g.n.Names.Ports[0].Names
+	names[1].State = mdns.Lost
+	names[1].Rival = &network.Rival{Address: netip.MustParseAddr("192.168.10.77"), MAC: "52:54:00:00:00:77", SecondsSince: 3_700}
+	names[2] = network.Name{Name: "CloudLink Gateway (3A91) (2)._http._tcp.local", State: mdns.Probing, Rival: &network.Rival{Address: netip.MustParseAddr("fe80::77%eth1")}}
+	g.n.Names.Ports = append(g.n.Names.Ports, network.PortNames{Port: "eth0.7", Trouble: "send: network is unreachable", Names: []network.Name{}})
 	return g
 }
 
@@ -131,8 +150,9 @@ func TestFindAddressesInTheirOrder(t *testing.T) {
 
 // Who opened the page by a name is told at once that the computer finds it.
 func TestFindUnderTheNameItself(t *testing.T) {
-	p := newPortal(t, sited())
-	p.host = "bureau.local"
+	g := sited()
+	g.n.Names.Host = "bureau.local"
+	p := newPortal(t, g)
 	for host, want := range map[string]string{"bureau.local": "bureau.local", "Bureau.Local.:8080": "bureau.local", uniqueHost: uniqueHost, lanAddress: "", "cloudlink.local": ""} {
 		_, body := get(t, p, "/find", "Host", host)
 		if got := strings.Count(body, "Yes: you have opened this page under this name."); (got == 1) != (want != "") {
@@ -172,11 +192,22 @@ func TestFindPolicyNamesOurNamesAlone(t *testing.T) {
 		t.Errorf("policy %q", got)
 	}
 	for _, serial := range []string{"x; script-src *", "x http://evil.test", "x\r\nSet-Cookie: a=b", "x.evil", "ü", "-", strings.Repeat("x", 64)} {
-		g.change(func(g *gateway) { g.m.Serial = serial })
-		if got := policy(newPortal(t, g)); got != strings.Replace(frame, "%", " http://cloudlink.local", 1) {
-			t.Errorf("serial %q: policy %q", serial, got)
+		for _, down := range []bool{false, true} {
+			g.change(func(g *gateway) {
+				g.m.Serial, g.n.Names = serial, network.Names{Host: "cloudlink.local", Unique: "cloudlink-" + serial + ".local"}
+				g.down[PartNetwork] = down
+			})
+			if got := policy(newPortal(t, g)); got != strings.Replace(frame, "%", " http://cloudlink.local", 1) {
+				t.Errorf("serial %q: policy %q", serial, got)
+			}
+			g.change(func(g *gateway) { g.n.Names.Host = serial + ".local" })
+			if got := policy(newPortal(t, g)); got != strings.Replace(frame, "%", " http://cloudlink.local", 1) {
+				t.Errorf("host name %q: policy %q", serial, got)
+			}
 		}
 	}
+	g = sited()
+	p = newPortal(t, g)
 	for _, path := range append(pagePaths, "/find/token", "/find/qr.png?address="+lanAddress) {
 		if resp, _ := get(t, p, path); path != "/find" && resp.Header.Get("Content-Security-Policy") != strings.Replace(frame, "%", "", 1) {
 			t.Errorf("%s: policy %q", path, resp.Header.Get("Content-Security-Policy"))

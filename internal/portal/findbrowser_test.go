@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -15,6 +16,9 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
+
+	"cloudlink.local/gateway/internal/mdns"
+	"cloudlink.local/gateway/internal/network"
 )
 
 // A front is what a browser reaches at port 80 of the names: whatever the test puts there.
@@ -63,10 +67,17 @@ func said(t *testing.T, ctx context.Context) (shared, unique string) {
 	return rows[0], rows[1]
 }
 
+// beside is another gateway in the same LAN.
+func beside() *gateway {
+	g := sited()
+	g.m.Serial, g.n.Names.Unique = "CLG-000002", uniqueName("CLG-000002")
+	return g
+}
+
 // What a person at a computer is told, whatever there is under the name.
 func TestM20_FindInTheBrowser(t *testing.T) {
 	g := sited()
-	ours, another := newPortal(t, g), newPortal(t, func() *gateway { g := sited(); g.m.Serial = "CLG-000002"; return g }())
+	ours, another := newPortal(t, g), newPortal(t, beside())
 	served := run(t, ours)
 	shared, unique := newFront(t), newFront(t)
 	unique.put(ours.ServeHTTP)
@@ -168,10 +179,78 @@ func TestM20_FindInTheBrowser(t *testing.T) {
 	}
 }
 
+// From a typing error to a new name, as somebody does it who opened the page under the old one.
+func TestM20_TheNameIsChangedInTheBrowser(t *testing.T) {
+	g := sited()
+	g.net.settings.Names.Host, g.n.Names.Host = "bureau", "bureau.local"
+	p := newPortal(t, g)
+	there := newFront(t)
+	there.put(p.ServeHTTP)
+	b, end, err := startBrowser(fmt.Sprintf("MAP *.local:80 %s", there.addr))
+	if end != nil {
+		t.Cleanup(end)
+	}
+	if err != nil {
+		t.Fatalf("start browser: %v", err)
+	}
+	ctx := tabOf(t, b)
+	complaints := watchConsole(t, ctx)
+	speak(t, ctx, "en")
+	screen(t, ctx, 360, "light")
+	do(t, ctx, chromedp.Navigate("http://bureau.local/find"))
+	follow(t, ctx, `a[hreflang=de]`)
+	said(t, ctx)
+
+	// What moves leaves alone what is typed.
+	do(t, ctx, chromedp.SetValue(chromedp.CSS("#names-host"), "office.local"))
+	g.change(func(g *gateway) {
+		g.n.Names.Ports = []network.PortNames{{Port: "eth1", Names: []network.Name{{Name: "bureau.local", State: mdns.Lost, Rival: &network.Rival{Address: netip.MustParseAddr("192.168.10.77"), MAC: "52:54:00:00:00:77"}}}}}
+	})
+	await(t, ctx, `document.body.innerText.includes("Den Namen bureau.local hat ein anderes Gerät: Adresse 192.168.10.77, MAC-Adresse 52:54:00:00:00:77.")`)
+	follow(t, ctx, `[action="/find/names"] button`)
+	await(t, ctx, `document.activeElement.id === "names-host" && document.activeElement.value === "office.local"`)
+	if got := eval[string](t, ctx, `document.getElementById("names-host-wrong").innerText`); !strings.HasSuffix(got, "zum Beispiel office.") {
+		t.Errorf("beside the field: %q", got)
+	}
+	said(t, ctx)
+	for _, v := range violations(t, ctx) {
+		t.Error(v)
+	}
+	picture(t, ctx, chromedp.FullScreenshot(100), filepath.Join(screenshots, "find-wrong-de-light-360.png"))
+	do(t, ctx, chromedp.SetValue(chromedp.CSS("#names-host"), "office"), chromedp.Click(chromedp.CSS("#names-on_wan")))
+	follow(t, ctx, `[action="/find/names"] button`)
+	await(t, ctx, `document.readyState === "complete" && document.body.innerText.includes("Dieses Gateway heißt jetzt office.local.")`)
+	for _, v := range violations(t, ctx) {
+		t.Error(v)
+	}
+	if got := eval[int64](t, ctx, "document.documentElement.scrollWidth"); got > 360 {
+		t.Errorf("%d pixels wide", got)
+	}
+	picture(t, ctx, chromedp.FullScreenshot(100), filepath.Join(screenshots, "renamed-de-light-360.png"))
+	g.change(func(g *gateway) {
+		if got := g.net.settings.Names; got.Host != "office" || !got.OnWAN {
+			t.Errorf("settings: %+v", got)
+		}
+	})
+	follow(t, ctx, `main a`)
+	if first, _ := said(t, ctx); !strings.HasPrefix(first, "ok: Ja: Sie haben diese Seite unter diesem Namen geöffnet.") {
+		t.Errorf("under the new name: %s", first)
+	}
+	if got := eval[string](t, ctx, "location.href + ' ' + document.documentElement.lang"); got != "http://office.local/find de" {
+		t.Errorf("at %s", got)
+	}
+	for _, line := range complaints.take() {
+		if !strings.Contains(line, "422") { // the page with the mistake itself
+			t.Errorf("on the console: %s", line)
+		}
+	}
+}
+
 // Nobody has the name: the browser's own resolver says so.
 func TestM25_FindWithoutSuchAName(t *testing.T) {
-	p := newPortal(t, sited())
-	p.host = "nobody.local"
+	g := sited()
+	g.n.Names.Host = "nobody.local"
+	p := newPortal(t, g)
 	served := run(t, p)
 	ctx := newTab(t)
 	speak(t, ctx, "de")
@@ -219,7 +298,7 @@ func TestM26_FindWithoutJavaScript(t *testing.T) {
 // The page in its looks, for axe and for people.
 func TestFindLooks(t *testing.T) {
 	g := sited()
-	ours, another := newPortal(t, g), newPortal(t, func() *gateway { g := sited(); g.m.Serial = "CLG-000002"; return g }())
+	ours, another := newPortal(t, g), newPortal(t, beside())
 	served := run(t, ours)
 	shared, unique := newFront(t), newFront(t)
 	unique.put(ours.ServeHTTP)

@@ -14,25 +14,61 @@ import (
 
 // ownNames are what the gateway is called in the LAN.
 type ownNames struct {
-	Host   string // as set; another gateway may have it instead
-	Unique string // of the serial number, nobody else's; "" while that is not known
+	Host   string   // as set; another gateway may have it instead
+	Unique string   // of the serial number, nobody else's; "" while that is not known
+	Others []string // under which it is asked for besides
 }
 
-// defaultHost is the name that a gateway has unless it is set otherwise.
-const defaultHost = "cloudlink.local"
+const (
+	local       = ".local"
+	defaultHost = "cloudlink" + local // the name that a gateway has unless it is set otherwise
+)
 
 // names returns the gateway's names. All that the portal does with names begins here.
 func (g *gatherer) names(ctx context.Context) ownNames {
-	return ownNames{Host: g.host, Unique: uniqueName(g.ownSerial(ctx))}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refreshNetwork(ctx)
+	if g.called.Host != "" {
+		return g.called
+	}
+	if g.serial == "" {
+		g.refresh(ctx)
+	}
+	return ownNames{Host: defaultHost, Unique: uniqueName(g.serial)}
+}
+
+// learnNames takes down what the network service calls the gateway. It is called with mu held.
+func (g *gatherer) learnNames(n network.Names) {
+	if !isLocal(n.Host) {
+		return
+	}
+	if before := g.called.Host; before != n.Host {
+		g.former = before // who changes the name has pages open under the one before
+	}
+	g.called = ownNames{Host: n.Host}
+	if isLocal(n.Unique) {
+		g.called.Unique = n.Unique
+	}
+	if g.former != "" {
+		g.called.Others = append(g.called.Others, g.former)
+	}
+	for _, port := range n.Ports {
+		for _, name := range port.Names { // a number was added where another device has even the unique one
+			if host := strings.ToLower(name.Name); isLocal(host) && !g.called.has(host) {
+				g.called.Others = append(g.called.Others, host)
+			}
+		}
+	}
 }
 
 // uniqueName is the name that is made of the serial number, "" where none can be made of it.
 func uniqueName(serial string) string {
-	label := "cloudlink-" + strings.ToLower(serial)
-	if !isLabel(label) {
+	name := "cloudlink-" + strings.ToLower(serial) + local
+	if !isLocal(name) {
 		return ""
 	}
-	return label + ".local"
+	return name
 }
 
 // list returns the names that there are.
@@ -43,11 +79,12 @@ func (n ownNames) list() []string {
 	return []string{n.Host, n.Unique}
 }
 
-// isLabel says whether s, in lower case, can be a label of a host name. What is none gets into no
-// address and no header.
-func isLabel(s string) bool {
-	return s != "" && len(s) <= 63 && s[0] != '-' && s[len(s)-1] != '-' &&
-		!strings.ContainsFunc(s, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' })
+// isLocal says whether s is a host name of one label in .local, in lower case. What is none gets into
+// no address and no header.
+func isLocal(s string) bool {
+	label, ok := strings.CutSuffix(s, local)
+	return ok && label != "" && len(label) <= 63 && label[0] != '-' && label[len(label)-1] != '-' &&
+		!strings.ContainsFunc(label, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' })
 }
 
 // ownHost tells whether host, of a request's Host header, is a name of this gateway. A page of the
@@ -61,7 +98,8 @@ func ownHost(host string, own ownNames) bool {
 // has says whether name, in lower case, is one of ours. This computer itself is always meant by
 // localhost.
 func (n ownNames) has(name string) bool {
-	return name == defaultHost || name == "localhost" || name != "" && slices.Contains(n.list(), name)
+	return name == defaultHost || name == "localhost" ||
+		name != "" && (slices.Contains(n.list(), name) || slices.Contains(n.Others, name))
 }
 
 // cutHost takes a Host header apart: into a name in lower case, or an IP address without its zone.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"cloudlink.local/gateway/internal/diary"
@@ -99,6 +100,9 @@ func (f fakeNetwork) Change(ctx context.Context, p network.Proposal) (network.St
 		if p.Network != nil {
 			all.Network = *p.Network
 		}
+		if p.Names != nil {
+			all.Names = *p.Names
+		}
 		if err = all.Check(); err != nil {
 			err = wrong(err)
 			return network.Status{}
@@ -111,6 +115,7 @@ func (f fakeNetwork) Change(ctx context.Context, p network.Proposal) (network.St
 			old = *f.net.former
 		}
 		f.net.settings = all
+		f.n.Names.Host = strings.ToLower(all.Names.Host) + local
 		if p.Network != nil && commit.Risky(old, all.Network) {
 			f.net.former = &old
 			f.n.Change = &network.Change{SecondsLeft: 90, Addresses: f.net.moveTo, By: p.By}

@@ -18,6 +18,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"cloudlink.local/gateway/internal/diary"
+	"cloudlink.local/gateway/internal/mdns"
 	"cloudlink.local/gateway/internal/network"
 	"cloudlink.local/gateway/internal/network/ntp"
 	"cloudlink.local/gateway/internal/portmap"
@@ -33,6 +34,7 @@ const (
 	portsPath    = networkPath + "/ports"
 	selfTestPath = networkPath + "/selftest"
 	clockPath    = apiPath + "v1/clock"
+	namesPath    = apiPath + "v1/names"
 )
 
 // NetworkState is the settings of the Ethernet ports and what became of them.
@@ -106,6 +108,7 @@ type (
 	}
 	networkOutput  struct{ Body NetworkState }
 	clockOutput    struct{ Body ClockState }
+	namesOutput    struct{ Body NamesState }
 	diaryOutput    struct{ Body Diary }
 	tableOutput    struct{ Body PortTable }
 	selfTestOutput struct{ Body SelfTest }
@@ -255,6 +258,34 @@ func (p *Portal) networkAPI(api huma.API) {
 		return p.clockState(ctx, s)
 	})
 	huma.Register(api, huma.Operation{
+		OperationID: "get-names", Method: http.MethodGet, Path: namesPath,
+		Summary: "The gateway's names in the LAN: settings and state", Errors: reads,
+	}, func(ctx context.Context, _ *struct{}) (*namesOutput, error) {
+		s, err := p.networkStatus(ctx)
+		if err != nil {
+			return nil, errSilent
+		}
+		return p.namesState(ctx, s)
+	})
+	huma.Register(api, huma.Operation{
+		OperationID: "put-names", Method: http.MethodPut, Path: namesPath,
+		Summary: "Change the name", Description: "What is left out has its default.",
+		Responses: problems(http.StatusUnprocessableEntity), SkipValidateBody: true,
+	}, func(ctx context.Context, in *rawInput) (*namesOutput, error) {
+		lang := acceptedLang(in.AcceptLanguage)
+		n, err := settings.DecodeNames(in.RawBody)
+		if err != nil {
+			return nil, failed(wrong(err), http.StatusUnprocessableEntity, lang)
+		}
+		s, err := p.change(ctx, func(ctx context.Context) (network.Status, error) {
+			return p.network.Change(ctx, network.Proposal{Request: in.Request, Names: &n})
+		})
+		if err != nil {
+			return nil, failed(err, http.StatusUnprocessableEntity, lang)
+		}
+		return p.namesState(ctx, s)
+	})
+	huma.Register(api, huma.Operation{
 		OperationID: "get-network-diary", Method: http.MethodGet, Path: diaryPath,
 		Summary: "What happened on the ports, to the clock and to the settings", Errors: reads,
 	}, func(ctx context.Context, in *diaryInput) (*diaryOutput, error) {
@@ -296,7 +327,9 @@ func (p *Portal) networkAPI(api huma.API) {
 		return &selfTestOutput{SelfTest{append([]portmap.Result{}, results...)}}, nil
 	})
 	// Bodies are read by package settings; huma is only to say what is in them.
-	for path, v := range map[string]reflect.Type{networkPath: reflect.TypeFor[settings.Network](), clockPath: reflect.TypeFor[settings.Clock]()} {
+	for path, v := range map[string]reflect.Type{
+		networkPath: reflect.TypeFor[settings.Network](), clockPath: reflect.TypeFor[settings.Clock](), namesPath: reflect.TypeFor[settings.Names](),
+	} {
 		body := api.OpenAPI().Paths[path].Put.RequestBody
 		body.Required = true
 		body.Content["application/json"].Schema = registry.Schema(v, true, "")
@@ -371,6 +404,7 @@ func describeNetwork(enum func(schema, property string, values ...any)) {
 	enum("Clock", "reason", "", ntp.CannotSet, ntp.TooFar, ntp.Disagree, ntp.Impossible, ntp.Unsynchronised, ntp.Refused, ntp.NoAnswer, ntp.Unresolved, ntp.NoServers)
 	enum("SettingsIPv4", "method", settings.DHCP, settings.Static, settings.Off)
 	enum("SettingsIPv6", "method", settings.Automatic, settings.Static, settings.Off)
+	enum("Name", "state", mdns.Probing, mdns.Announced, mdns.Lost)
 	enum("PortmapRow", "direction", portmap.Out, portmap.In, portmap.Inside)
 	enum("PortmapRow", "protocol", portmap.TCP, portmap.UDP, portmap.ICMP)
 	enum("PortmapResult", "state", portmap.Open, portmap.Blocked, portmap.Unknown)

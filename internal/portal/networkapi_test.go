@@ -72,6 +72,7 @@ func TestNetworkAPI(t *testing.T) {
 	}
 	step("GET", networkPath, "", "", "NetworkState", 200)
 	step("GET", clockPath, "", "", "ClockState", 200)
+	step("GET", namesPath, "", "", "NamesState", 200)
 	step("GET", portsPath, "", "", "PortTable", 200)
 	step("POST", selfTestPath, "", "", "SelfTest", 200)
 	if answer := step("GET", diaryPath+"?after=4", "", "", "Diary", 200); strings.Count(answer, `"id"`) != 1 || !strings.Contains(answer, "Einstellungen geändert: clock.servers. Von: portal, Rechner: 192.168.178.23.") {
@@ -99,8 +100,14 @@ func TestNetworkAPI(t *testing.T) {
 	if answer := step("PUT", clockPath, `{"servers": ["192.168.178.1"]}`, "", "ClockState", 200); !strings.Contains(answer, `"servers":["192.168.178.1"]`) {
 		t.Error(answer)
 	}
+	if answer := step("PUT", namesPath, `{"host": "Bureau"}`, "", "NamesState", 200); !strings.Contains(answer, `{"settings":{"host":"Bureau","on_wan":false},"names":{"host":"bureau.local","unique":"`+uniqueHost+`",`) {
+		t.Error(answer)
+	}
+	if answer := step("PUT", namesPath, `{"on_wan": true}`, "", "NamesState", 200); !strings.Contains(answer, `{"host":"cloudlink","on_wan":true}`) {
+		t.Error(answer)
+	}
 	from := netip.MustParseAddr("192.168.178.23")
-	for i, on := range []string{oldAddress, oldAddress, newAddress, newAddress, newAddress, oldAddress, oldAddress, ""} {
+	for i, on := range []string{oldAddress, oldAddress, newAddress, newAddress, newAddress, oldAddress, oldAddress, "", "", ""} {
 		var want network.Request
 		want.By, want.From = "portal", from
 		if on != "" {
@@ -113,8 +120,9 @@ func TestNetworkAPI(t *testing.T) {
 
 	g.change(func(g *gateway) { g.net.refuseAll = errors.New("ask network service: connection refused") })
 	step("PUT", networkPath, "{}", "", "", 503)
+	step("PUT", namesPath, "{}", "", "", 503)
 	g.change(func(g *gateway) { g.down[PartNetwork] = true })
-	for _, path := range []string{networkPath, clockPath, portsPath, diaryPath} {
+	for _, path := range []string{networkPath, clockPath, namesPath, portsPath, diaryPath} {
 		step("GET", path, "", "", "", 503)
 	}
 	for _, path := range []string{confirmPath, returnPath, selfTestPath} {
@@ -139,6 +147,12 @@ func TestNetworkAPIRefusesWithThePath(t *testing.T) {
 		{networkPath, `{"\u001b[2J<script>": 1}`, "network.\ufffd[2J<script>", "unknown-key", ""},
 		{networkPath, strings.Repeat(`[`, 30000), "network", "not-json", ""},
 		{networkPath, strings.Repeat(`[`, 5000) + strings.Repeat(`]`, 5000), "network", "too-deep", ""},
+		{namesPath, `{"host": ""}`, "names.host", "empty", ""},
+		{namesPath, `{"host": "Büro 2.local"}`, "names.host", "name-label", ""},
+		{namesPath, `{"host": "WPAD"}`, "names.host", "name-taken", ""},
+		{namesPath, `{"host": "cloudlink", "on_wan": "yes"}`, "names.on_wan", "not-bool", ""},
+		{namesPath, `{"hosts": []}`, "names.hosts", "unknown-key", ""},
+		{namesPath, `{}, "network": {}`, "names", "not-json", ""},
 		{clockPath, `{"servers": ["http://ntp.example"]}`, "clock.servers[0]", "host-scheme", ""},
 		{clockPath, `{"servers": "ntp.example"}`, "clock.servers", "not-list", ""},
 		{clockPath, `{"servers": []}, "network": {"wan": {"vlan": 7}}, "clock": {"servers": []}`, "clock", "not-json", ""},
@@ -157,7 +171,7 @@ func TestNetworkAPIRefusesWithThePath(t *testing.T) {
 			t.Errorf("%.60s: %+v", c.body, f)
 		}
 	}
-	if !g.net.settings.Network.Equal(settings.Default().Network) || len(g.net.settings.Clock.Servers) != 1 {
+	if !g.net.settings.Network.Equal(settings.Default().Network) || len(g.net.settings.Clock.Servers) != 1 || g.net.settings.Names != settings.Default().Names {
 		t.Errorf("changed: %+v", g.net.settings)
 	}
 }
@@ -167,7 +181,7 @@ func TestOnlyOwnPagesAndProgramsChangeTheNetwork(t *testing.T) {
 	g := sample()
 	p := newPortal(t, g)
 	writes := []struct{ method, path, body string }{
-		{"PUT", networkPath, staticNetwork}, {"PUT", clockPath, `{"servers": ["evil.test"]}`},
+		{"PUT", networkPath, staticNetwork}, {"PUT", clockPath, `{"servers": ["evil.test"]}`}, {"PUT", namesPath, `{"host": "evil"}`},
 		{"POST", confirmPath, ""}, {"POST", returnPath, ""}, {"POST", selfTestPath, ""},
 	}
 	for _, c := range writes {

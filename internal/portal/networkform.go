@@ -17,7 +17,7 @@ import (
 // A form is a part of the settings as a person types them. Its fields are named as in the settings.
 type form struct {
 	view
-	Key    string       // "wan" or "lan", or "clock"
+	Key    string       // "wan" or "lan", "clock" or "names"
 	Port   network.Port // of a port's form
 	Values map[string]string
 	Wrong  map[string][]settings.Text // by field
@@ -168,8 +168,11 @@ func (f *form) blame(err error) {
 		return
 	}
 	prefix, fields := "network."+f.Key+".", portFields
-	if f.Key == "clock" {
+	switch f.Key {
+	case "clock":
 		prefix, fields = "clock.", clockFields
+	case "names":
+		prefix, fields = "names.", namesFields
 	}
 	f.Wrong = map[string][]settings.Text{}
 	for _, e := range refusal.Fields {
@@ -199,6 +202,8 @@ type field struct {
 	Texts []settings.Text // what is wrong with it
 	Lines int             // 0 for a field of one line
 	Focus bool            // it is the first that is wrong
+
+	Suffix string // what is to be read after what is typed
 }
 
 // Field returns the field of this name.
@@ -207,8 +212,12 @@ func (f form) Field(name string) field {
 	if slices.Contains(lists, name) {
 		fd.Lines = max(2, 1+strings.Count(fd.Value, "\n"))
 	}
-	i := slices.IndexFunc(slices.Concat(portFields, clockFields), func(n string) bool { return len(f.Wrong[n]) > 0 })
-	fd.Focus = i >= 0 && slices.Concat(portFields, clockFields)[i] == name
+	if name == "host" {
+		fd.Suffix = local
+	}
+	fields := slices.Concat(portFields, clockFields, namesFields)
+	i := slices.IndexFunc(fields, func(n string) bool { return len(f.Wrong[n]) > 0 })
+	fd.Focus = i >= 0 && fields[i] == name
 	return fd
 }
 
@@ -218,6 +227,9 @@ func (f field) Label() string { return f.Name[strings.LastIndexByte(f.Name, '.')
 // Describes lists the ids of what is said about the field.
 func (f field) Describes() string {
 	ids := f.ID + "-hint"
+	if f.Suffix != "" {
+		ids = f.ID + "-suffix " + ids
+	}
 	if len(f.Texts) > 0 {
 		ids = f.ID + "-wrong " + ids
 	}

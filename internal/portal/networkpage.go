@@ -48,9 +48,9 @@ type banner struct {
 // A place is this page under one address.
 type place struct{ URL, Name string }
 
-func placeOf(a netip.Addr, lang string) place {
-	host := hostOf(a)
-	u := url.URL{Scheme: "http", Host: host, Path: ethernetPath, RawQuery: url.Values{langParam: {lang}}.Encode()} // there its cookie is not
+// placeAt is the page of this path under a name or an address.
+func placeAt(host, path, lang string) place {
+	u := url.URL{Scheme: "http", Host: host, Path: path, RawQuery: url.Values{langParam: {lang}}.Encode()} // there its cookie is not
 	return place{u.String(), "http://" + host + "/"}
 }
 
@@ -72,7 +72,7 @@ func bannerOf(r *http.Request, lang string, c *network.Change) *banner {
 func places(addresses []netip.Addr, lang string) []place {
 	var v4, v6 []place
 	for _, a := range addresses {
-		at := placeOf(a, lang)
+		at := placeAt(hostOf(a), ethernetPath, lang)
 		switch {
 		case a.Is4():
 			v4 = append(v4, at)

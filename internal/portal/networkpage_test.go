@@ -107,11 +107,20 @@ func TestMistakesAreBesideTheirFields(t *testing.T) {
 		{"/network/wan", "ipv4.method", "magic", "wan-ipv4-method", "magic"},
 		{"/network/wan", "ipv6.method", "dhcp", "wan-ipv6-method", "dhcp"},
 		{"/network/lan", "vlan", "x\x00\x1b[2J", "lan-vlan", "number"},
+		{"/find/names", "host", "", "names-host", "empty"},
+		{"/find/names", "host", "Büro.local", "names-host", "for example b-ro."},
+		{"/find/names", "host", strings.Repeat("x", 41), "names-host", "at most 40"},
+		{"/find/names", "host", "localhost", "names-host", "already means something else"},
+		{"/find/names", "host", "<script>alert(1)</script>", "names-host", "cannot be a name in the LAN"},
+		{"/find/names", "on_wan", "false", "names-on_wan", "True or false"},
 		{"/network/clock", "servers", "ntp.example http://ntp.example", "clock-servers", "http://ntp.example"},
 	} {
 		values := staticForm()
 		if c.path == "/network/clock" {
 			values = url.Values{}
+		}
+		if c.path == "/find/names" {
+			values = url.Values{"host": {"bureau"}}
 		}
 		values.Set(c.field, c.typed)
 		resp, body := submit(t, p, c.path, values, oldAddress, "Accept-Language", "en")
@@ -142,10 +151,10 @@ func TestMistakesAreBesideTheirFields(t *testing.T) {
 		if !strings.Contains(wrong, c.message) {
 			t.Errorf("%s: beside the field: %q", where, wrong)
 		}
-		if typed := strings.NewReplacer("\r\n", "\n", "\x00", "\ufffd").Replace(c.typed); !strings.HasSuffix(c.field, "method") && shown != typed {
+		if typed := strings.NewReplacer("\r\n", "\n", "\x00", "\ufffd").Replace(c.typed); !strings.HasSuffix(c.field, "method") && c.field != "on_wan" && shown != typed {
 			t.Errorf("%s: the field has %q", where, shown)
 		}
-		if scripts != 2 || !strings.Contains(body, "Nothing has been changed.") {
+		if want := map[bool]int{true: 3, false: 2}[c.path == "/find/names"]; scripts != want || !strings.Contains(body, "Nothing has been changed.") {
 			t.Errorf("%s: %d scripts", where, scripts)
 		}
 	}
@@ -157,7 +166,7 @@ func TestMistakesAreBesideTheirFields(t *testing.T) {
 	if resp, body := submit(t, p, "/network/wan", values, "", "Accept-Language", "de"); resp.StatusCode != 422 || !strings.Contains(body, "network.lan.ipv4.addresses[0]") {
 		t.Errorf("overlap: %s", resp.Status)
 	}
-	if len(g.net.settings.Network.WAN.IPv4.Addresses) > 0 || g.n.Change != nil {
+	if len(g.net.settings.Network.WAN.IPv4.Addresses) > 0 || g.net.settings.Names != settings.Default().Names || g.n.Change != nil {
 		t.Errorf("changed: %+v", g.net.settings)
 	}
 }
@@ -168,7 +177,7 @@ func TestFormsThatAreNotOurs(t *testing.T) {
 	p := newPortal(t, g)
 	paths := map[string]url.Values{
 		"/network/wan": staticForm(), "/network/lan": staticForm(), "/network/clock": {"servers": {"evil.test"}},
-		"/network/confirm": {}, "/network/return": {}, "/network/selftest": {},
+		"/network/confirm": {}, "/network/return": {}, "/network/selftest": {}, "/find/names": {"host": {"evil"}},
 	}
 	for path, values := range paths {
 		for _, header := range [][]string{
@@ -326,7 +335,7 @@ func TestKeepAndTakeBack(t *testing.T) {
 	}
 
 	g.change(func(g *gateway) { g.down[PartNetwork] = true })
-	for path, values := range map[string]url.Values{"/network/confirm": {}, "/network/return": {}, "/network/wan": staticForm(), "/network/clock": {"servers": {"a"}}} {
+	for path, values := range map[string]url.Values{"/network/confirm": {}, "/network/return": {}, "/network/wan": staticForm(), "/network/clock": {"servers": {"a"}}, "/find/names": {"host": {"a"}}} {
 		resp, body := submit(t, p, path, values, "")
 		if checkHTML(t, path, body); resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(body, "The network service does not answer at present.") {
 			t.Errorf("%s without network service: %s", path, resp.Status)

@@ -56,7 +56,7 @@ const maxReaders = 8
 // New returns a portal; it does nothing before it is asked.
 func New(c Config) *Portal {
 	p := &Portal{
-		gatherer: gatherer{machine: c.Machine, network: c.Network, log: c.Log, keep: keepTime, host: defaultHost, silent: map[Part]*silence{}},
+		gatherer: gatherer{machine: c.Machine, network: c.Network, log: c.Log, keep: keepTime, silent: map[Part]*silence{}},
 		release:  c.Release,
 		notices:  c.Notices,
 		mux:      http.NewServeMux(),
@@ -191,6 +191,10 @@ func (p *Portal) fail(w http.ResponseWriter, r *http.Request, code int) {
 	}
 	f := p.failure(r, code)
 	if code == http.StatusMisdirectedRequest {
+		f.Here = "http://" + defaultHost + "/"
+		if on := requestOf(r.Context(), r.RemoteAddr).ArrivedOn; on.Is4() || on.Is6() && !on.IsLinkLocalUnicast() {
+			f.Here = "http://" + hostOf(on) + "/" // whoever asks has it already; our names are not for everybody
+		}
 		p.write(w, code, "misdirected.html", f) // no more than plain text: whoever asks is not our page
 		return
 	}

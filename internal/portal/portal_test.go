@@ -61,7 +61,7 @@ var pagePaths = []string{"/", "/network", "/find", "/log", "/log?level=debug", "
 
 // everyState is gateways in all the states that the pages have words for.
 func everyState() map[string]*gateway {
-	all := map[string]*gateway{"sample": sample(), "faulty": faulty(), "sited": sited()}
+	all := map[string]*gateway{"sample": sample(), "faulty": faulty(), "sited": sited(), "contested": contested()}
 	for _, p := range []Part{PartMachine, PartNetwork} {
 		g := sample()
 		g.down[p] = true
@@ -89,6 +89,9 @@ func everyState() map[string]*gateway {
 	hostile.m.Services[0].Name, hostile.m.Services[0].LastExit, hostile.m.Services[0].State = "<b>x</b>", "<i>", machine.Waiting
 	hostile.n.Ports[0].Name, hostile.n.Ports[0].MAC = "<u>", "\x00\x1b"
 	hostile.m.Conditions = []condition.Condition{condition.New(condition.ServiceFailing, "service", "<script>alert(1)</script>")}
+	hostile.n.Names.Host = `"><script>.local`
+	hostile.n.Names.Ports = []network.PortNames{{Port: "<u>", Trouble: "<script>\x1b", Names: []network.Name{
+		{Name: "<b>\x00.local", State: "of a later version", Rival: &network.Rival{MAC: "<i>"}}}}}
 	all["hostile"] = hostile
 	return all
 }
@@ -266,7 +269,7 @@ func TestCatalogues(t *testing.T) {
 func TestEveryAnswerIsGuarded(t *testing.T) {
 	p := newPortal(t, sample())
 	paths := append(pagePaths, "/live", "/log/live", "/log.txt", "/licences/notices.txt", "/api/v1/status", "/api/v1/log",
-		"/api/v1/find", "/find/token", "/find/qr.png?address=192.0.2.1",
+		"/api/v1/find", "/api/v1/names", "/find/live", "/find/token", "/find/qr.png?address=192.0.2.1",
 		"/api/openapi.json", "/api/nowhere", "/assets/"+fingerprint()+"/style.css", "/?lang=de")
 	for _, path := range paths {
 		for _, host := range []string{"cloudlink.local", "evil.test"} {
@@ -456,9 +459,17 @@ func TestOwnNameOutlivesProcess1(t *testing.T) {
 	if resp, _ := get(t, p, "/", "Host", name); resp.StatusCode != http.StatusOK {
 		t.Fatal(resp.Status)
 	}
-	g.change(func(g *gateway) { g.down[PartMachine] = true })
+	for _, p := range []*Portal{p, newPortal(t, g)} {
+		for part := range map[Part]bool{PartMachine: true, PartNetwork: true} {
+			g.change(func(g *gateway) { g.down = map[Part]bool{part: true} })
+			if resp, _ := get(t, p, "/", "Host", name); resp.StatusCode != http.StatusOK {
+				t.Errorf("without %s: %s", part, resp.Status)
+			}
+		}
+	}
+	g.change(func(g *gateway) { g.down = map[Part]bool{PartMachine: true, PartNetwork: true} })
 	if resp, _ := get(t, p, "/", "Host", name); resp.StatusCode != http.StatusOK {
-		t.Errorf("without process 1: %s", resp.Status)
+		t.Errorf("without both: %s", resp.Status)
 	}
 }
 
@@ -511,7 +522,7 @@ func TestLanguage(t *testing.T) {
 func TestChosenLanguageOnEveryPage(t *testing.T) {
 	for name, g := range map[string]*gateway{"faulty": faulty(), "trying": trying()} {
 		p := newPortal(t, g)
-		for _, path := range append(pagePaths, "/live?version=0", "/log/live", "/network/live", "/network/diary", "/probation", "/?x", "/find/qr.png") {
+		for _, path := range append(pagePaths, "/live?version=0", "/log/live", "/network/live", "/network/diary", "/find/live", "/probation", "/?x", "/find/qr.png") {
 			for _, lang := range languages {
 				_, want := get(t, p, path, "Accept-Language", lang)
 				for _, browser := range languages {
@@ -872,9 +883,9 @@ func TestAPI(t *testing.T) {
 		if strings.Contains(description, `"null"`) {
 			t.Error("the description lets something be null")
 		}
-		for path, schema := range map[string]string{"/api/v1/status": "Status", "/api/v1/log": "Log", "/api/v1/log?boot=previous": "Log", "/api/v1/find": "Find"} {
+		for path, schema := range map[string]string{"/api/v1/status": "Status", "/api/v1/log": "Log", "/api/v1/log?boot=previous": "Log", "/api/v1/find": "Find", "/api/v1/names": "NamesState"} {
 			resp, body := get(t, p, path, "Accept-Language", "de")
-			if resp.StatusCode == http.StatusServiceUnavailable && g.down[PartMachine] {
+			if resp.StatusCode == http.StatusServiceUnavailable && (g.down[PartMachine] || path == namesPath && g.down[PartNetwork]) {
 				schema = "ErrorModel"
 			} else if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "application/json" {
 				t.Errorf("%s: %s: %s %s", name, path, resp.Status, body)

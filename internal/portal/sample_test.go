@@ -116,7 +116,7 @@ func sample() *gateway {
 			DNS:     []netip.Addr{netip.MustParseAddr("192.168.178.1"), netip.MustParseAddr("9.9.9.9")},
 		},
 		{Name: "eth1", Role: network.LAN, MAC: "52:54:00:7f:3a:92", MTU: 1500},
-	}, Clock: network.Clock{Source: ntp.Verified, Servers: []string{"192.168.178.1", "de.pool.ntp.org"}, OffsetSeconds: 0.0123, SyncedSeconds: 734}}
+	}, Clock: network.Clock{Source: ntp.Verified, Servers: []string{"192.168.178.1", "de.pool.ntp.org"}, OffsetSeconds: 0.0123, SyncedSeconds: 734}, Names: network.Names{Host: defaultHost, Unique: uniqueHost}}
 	for i, l := range []struct {
 		source string
 		level  machine.Level

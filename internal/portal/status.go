@@ -77,7 +77,6 @@ type gatherer struct {
 	network Network
 	log     *slog.Logger
 	keep    time.Duration
-	host    string // the name that is set
 
 	mu             sync.Mutex // guards what follows, and lets one ask at a time
 	mAsked, nAsked time.Time
@@ -85,7 +84,9 @@ type gatherer struct {
 	n              network.Status
 	mErr, nErr     error
 	silent         map[Part]*silence
-	serial         string // the last one heard: it outlives an outage of process 1
+	serial         string   // the last one heard: it outlives an outage of process 1
+	called         ownNames // as heard last: they outlive an outage of the network service
+	former         string   // the name that was set before
 }
 
 // A silence is how long a part has not answered.
@@ -128,6 +129,10 @@ func whole(n network.Status) network.Status {
 		n.Ports[i].Addresses = append([]network.Address{}, n.Ports[i].Addresses...)
 	}
 	n.Clock.Servers = append([]string{}, n.Clock.Servers...)
+	n.Names.Ports = append([]network.PortNames{}, n.Names.Ports...)
+	for i := range n.Names.Ports {
+		n.Names.Ports[i].Names = append([]network.Name{}, n.Names.Ports[i].Names...)
+	}
 	if n.Change != nil {
 		c := *n.Change
 		c.Addresses = append([]netip.Addr{}, c.Addresses...)
@@ -194,6 +199,8 @@ func (g *gatherer) refreshNetwork(ctx context.Context) {
 	g.tell(PartNetwork, g.nAsked, g.nErr)
 	if g.nErr != nil {
 		g.n = network.Status{}
+	} else {
+		g.learnNames(g.n.Names)
 	}
 }
 
@@ -223,14 +230,4 @@ func (g *gatherer) tell(p Part, now time.Time, err error) {
 		s.told = true
 		g.log.Warn("part does not answer", "part", string(p), "error", err)
 	}
-}
-
-// ownSerial returns the gateway's serial number as far as it is known.
-func (g *gatherer) ownSerial(ctx context.Context) string {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.serial == "" {
-		g.refresh(ctx)
-	}
-	return g.serial
 }

@@ -238,6 +238,14 @@ func (v view) Speed(mbps int) string {
 	return v.Number(float64(mbps)/1000, decimals) + nbsp + "Gbit/s"
 }
 
+// MAC writes another device's MAC address, as far as it is known.
+func (v view) MAC(address string) (string, error) {
+	if address == "" {
+		return v.T("unknown.value")
+	}
+	return plain(address), nil
+}
+
 // Upper writes a slot's letter.
 func (v view) Upper(s string) string { return strings.ToUpper(s) }
 
@@ -313,4 +321,5 @@ type failure struct {
 	view
 	Code  int
 	Fault *fault // with the address, if that is what is wrong
+	Here  string // for who came under a foreign name: where the gateway answers
 }
