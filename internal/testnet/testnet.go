@@ -248,6 +248,7 @@ var packages = map[string]string{
 	"dhcpcd":    "dhcpcd-base",
 	"dhcpd":     "isc-dhcp-server",
 	"kea-dhcp4": "kea-dhcp4-server",
+	"kea-dhcp6": "kea-dhcp6-server",
 	"chronyd":   "chrony",
 	"nft":       "nftables",
 	"ping":      "iputils-ping",

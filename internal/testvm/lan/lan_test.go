@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"cloudlink.local/gateway/internal/diary"
 	"cloudlink.local/gateway/internal/network"
 	"cloudlink.local/gateway/internal/portal"
 	"cloudlink.local/gateway/internal/qemu"
@@ -51,9 +52,19 @@ type lan struct{ *testnet.Peer }
 // onLAN boots the image with a port on a switch of its own for each lan.
 func onLAN(t *testing.T, lans ...lan) *testvm.VM {
 	t.Helper()
-	var nics []qemu.NIC
+	var taps []*os.File
 	for i, l := range lans {
-		nics = append(nics, qemu.NIC{Tap: l.Tap(t, fmt.Sprintf("tap%d", i))})
+		taps = append(taps, l.Tap(t, fmt.Sprintf("tap%d", i)))
+	}
+	return boot(t, taps...)
+}
+
+// boot boots the image with a port on each tap.
+func boot(t *testing.T, taps ...*os.File) *testvm.VM {
+	t.Helper()
+	var nics []qemu.NIC
+	for _, tap := range taps {
+		nics = append(nics, qemu.NIC{Tap: tap})
 	}
 	return testvm.Boot(t, testvm.Options{Image: image(), NICs: nics})
 }
@@ -218,6 +229,18 @@ func TestWithoutAServer(t *testing.T) {
 	s := vm.WaitUp()
 	if s.Ports[0].Addresses[0].Source != network.LinkLocal || s.Ports[0].Role != network.Both {
 		t.Errorf("port: %+v", s.Ports[0])
+	}
+	// Nor does it go with the process.
+	vm.Shell("kill -9 $(pidof network)")
+	if out := vm.Shell("ip addr show eth0"); !strings.Contains(out, addr.String()) {
+		t.Errorf("after kill -9: %s", out)
+	}
+	s = vm.WaitUp()
+	list, _ := entries(vm, 0)
+	// The killed one may not have saved its diary yet.
+	used := slices.DeleteFunc(list, func(e portal.DiaryEntry) bool { return e.Kind != diary.LinkLocalUsed })
+	if got := addresses(s.Ports[0], network.LinkLocal); len(got) != 1 || got[0] != addr || len(used) > 1 {
+		t.Errorf("port: %+v; diary: %+v", s.Ports[0], used)
 	}
 }
 
