@@ -31,7 +31,7 @@ const (
 	questionCount = 2                // without an answer, before it is probed for
 	questionFirst = time.Minute      // until the first quiet question
 	questionMax   = 15 * time.Minute // between two, and how long a name must be held for us to start over
-	hintEvery     = time.Minute      // between two goodbyes that are acted upon
+	hintEvery     = 10 * time.Second // between two goodbyes that are acted upon
 )
 
 // retry is when what could not be sent is tried again.
