@@ -74,7 +74,7 @@ func rotateKeys(args []string) error {
 		return err
 	}
 	log("%s has new keys, root metadata %d say so; go run ./firmware repo renew or the next release tells devices", role, version)
-	log("the old ones are in %s: delete them if somebody may have got hold of them", "retired")
+	log("the old ones are in the folder retired beside them")
 	return nil
 }
 
@@ -207,7 +207,10 @@ func renewRepository(ctx context.Context, args []string) error {
 		return err
 	}
 	o.Days = *days
-	return interrupted(ctx, publish.Renew(ctx, o))
+	if err := publish.Renew(ctx, o); err != nil {
+		return interrupted(ctx, err)
+	}
+	return nil
 }
 
 func withdraw(ctx context.Context, args []string) error {
@@ -228,7 +231,10 @@ func withdraw(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	return interrupted(ctx, publish.Withdraw(ctx, o, b.Name, f.Arg(0)))
+	if err := publish.Withdraw(ctx, o, b.Name, f.Arg(0)); err != nil {
+		return interrupted(ctx, err)
+	}
+	return nil
 }
 
 func serve(ctx context.Context, args []string) error {

@@ -26,7 +26,6 @@ import (
 
 	"cloudlink.local/gateway/internal/release"
 	"cloudlink.local/gateway/internal/update/bundle"
-	"cloudlink.local/gateway/internal/update/trust"
 )
 
 // How long devices believe what a role has signed. Whoever keeps a device from us can keep an update
@@ -252,8 +251,8 @@ func (r *repository) sign() ([]bundle.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(targets.Data) > trust.MaxTargets {
-		return nil, fmt.Errorf("the list of releases has %d bytes, devices read %d: withdraw old ones (go run ./firmware repo withdraw)", len(targets.Data), trust.MaxTargets)
+	if len(targets.Data) > bundle.MaxTargets {
+		return nil, fmt.Errorf("the list of releases has %d bytes, devices read %d: withdraw old ones (go run ./firmware repo withdraw)", len(targets.Data), bundle.MaxTargets)
 	}
 	if r.resign[metadata.TARGETS] || r.resign[metadata.SNAPSHOT] {
 		r.resign[metadata.SNAPSHOT] = true

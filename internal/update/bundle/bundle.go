@@ -34,10 +34,11 @@ var slotFiles = []string{Manifest, Signature, UKI}
 
 // Bounds of what is read.
 const (
-	maxCustom = 24 << 10  // of a Target as JSON
-	MaxNotes  = 4 << 10   // of the notes in one language
-	maxSmall  = 64 << 10  // of manifest and signature
-	maxUKI    = 256 << 20 // no slot is larger
+	maxCustom  = 24 << 10  // of a Target as JSON
+	MaxNotes   = 4 << 10   // of the notes in one language
+	MaxTargets = 512 << 10 // of the signed list of all targets
+	maxSmall   = 64 << 10  // of manifest and signature
+	maxUKI     = 256 << 20 // no slot is larger
 )
 
 // A Kind says what a target of the repository holds.

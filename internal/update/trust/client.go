@@ -51,8 +51,11 @@ func (c *Client) Check(ctx context.Context, d Device) (Offer, error) {
 	if err != nil {
 		return Offer{}, err
 	}
-	targets := trusted.Targets[metadata.TARGETS].Signed.Targets
-	return choose(c.files(targets), d, rec.Floor, !c.Source.live())
+	files := c.files(trusted.Targets[metadata.TARGETS].Signed.Targets)
+	if !c.Source.live() && len(files) == 0 {
+		return Offer{}, failf(Mixed, "the file has something else than its list tells of")
+	}
+	return choose(files, d, rec.Floor, !c.Source.live())
 }
 
 // files returns the targets that we understand and the source has.

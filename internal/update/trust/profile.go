@@ -9,6 +9,8 @@ import (
 	"io"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"cloudlink.local/gateway/internal/update/bundle"
 )
 
 // Bounds of the metadata. Decoding takes many times as much memory.
@@ -16,8 +18,7 @@ const (
 	maxRoot      = 32 << 10
 	maxTimestamp = 16 << 10
 	maxSnapshot  = 16 << 10
-	MaxTargets   = 512 << 10 // firmware publish keeps to it
-	maxRoots     = 256       // further versions at one time
+	maxRoots     = 256 // further versions at one time
 	maxDepth     = 16
 )
 
@@ -117,7 +118,7 @@ func checkTimestamp(t metadata.TimestampType) error {
 }
 
 func checkSnapshot(s metadata.SnapshotType) error {
-	return checkMeta(s.Meta, "targets.json", MaxTargets)
+	return checkMeta(s.Meta, "targets.json", bundle.MaxTargets)
 }
 
 func checkTargets(t metadata.TargetsType) error {
