@@ -1,10 +1,13 @@
 package update
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"cloudlink.local/gateway/internal/update/trust"
 )
 
 // A Reason says why an attempt ended without success; its texts, de and en, are found by it. Those of
@@ -13,6 +16,7 @@ type Reason string
 
 // The reasons of this package.
 const (
+	NoServer       Reason = "no-server"     // the settings name none
 	Interrupted    Reason = "interrupted"   // the gateway restarted in the middle
 	NoConnection   Reason = "no-connection" // nobody answers at the server's address
 	ServerAnswer   Reason = "server-answer" // it answers with an error: Detail has it
@@ -52,6 +56,12 @@ func fail(r Reason, err error) *Failure { return &Failure{r, err} }
 func failure(err error, otherwise Reason) *Failure {
 	if f := (*Failure)(nil); errors.As(err, &f) {
 		return f
+	}
+	if e := (*trust.Error)(nil); errors.As(err, &e) {
+		return fail(Reason(e.Reason), err)
+	}
+	if errors.Is(err, context.Canceled) {
+		return fail(Cancelled, nil)
 	}
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return fail(NoSpace, err)

@@ -27,11 +27,11 @@ const (
 // bundle is checked like a repository, a drill only reads what is there (Verifying).
 var next = map[State][]State{
 	Idle:          {Checking, Verifying},
-	Checking:      {Downloading, Verifying, Idle, Failed},
-	Downloading:   {Verifying, Idle, Failed},
-	Verifying:     {Writing, PendingReboot, Failed},
-	Writing:       {PendingReboot, Failed},
-	PendingReboot: {Trial, Writing, RolledBack, Failed},
+	Checking:      {Downloading, Verifying, Failed},
+	Downloading:   {Verifying, Failed},
+	Verifying:     {Downloading, Writing, PendingReboot, Failed},
+	Writing:       {Verifying, PendingReboot, Failed},
+	PendingReboot: {Trial, Confirmed, RolledBack, Failed},
 	Trial:         {Confirmed, RolledBack},
 	Confirmed:     {Checking, Verifying, Idle},
 	Failed:        {Checking, Verifying, Idle},
@@ -81,7 +81,8 @@ type Attempt struct {
 	Checks   []Check   `json:"checks,omitempty"`   // of the trial
 	LastLog  []string  `json:"last_log,omitempty"` // of the trial that failed
 	Notes    Notes     `json:"notes,omitzero"`
-	BootID   string    `json:"boot_id"` // of the run that armed the trial
+	Floor    string    `json:"floor,omitempty"` // nothing older is installed once this has proved itself
+	BootID   string    `json:"boot_id"`         // of the run that armed the trial
 
 	Expected Expected `json:"expected"` // what the trial is measured by
 }
@@ -116,7 +117,8 @@ type Booted struct {
 	OnTrial bool   // and has not been confirmed
 	BootID  string
 	Version string // that runs
-	Tries   int    // left for a trial of the other slot that the loader has still to make
+	Trial   string // slot that the loader's environment has on trial, tried or not; "" for none
+	Tries   int    // left for it
 }
 
 // Resume returns what becomes of an attempt that was saved, after a restart of the service or of the
@@ -125,7 +127,7 @@ func Resume(a Attempt, now Booted) (State, Reason) {
 	sameBoot := a.BootID == now.BootID
 	switch a.State {
 	case Checking:
-		return Idle, "" // the next check is soon
+		return Failed, Interrupted
 	case Downloading:
 		return Downloading, "" // what was fetched is kept
 	case Verifying, Writing:
@@ -139,10 +141,8 @@ func Resume(a Attempt, now Booted) (State, Reason) {
 			return Trial, ""
 		case now.Slot == a.ToSlot: // the cut came after the confirmation
 			return Confirmed, ""
-		case a.State == PendingReboot && sameBoot:
-			return PendingReboot, "" // the restart is still to come
-		case a.State == PendingReboot && now.Tries > 0:
-			return PendingReboot, "" // something else than the loader started us; it is armed still
+		case a.State == PendingReboot && (sameBoot || now.Trial != a.ToSlot || now.Tries > 0):
+			return PendingReboot, "" // the loader has not tried it
 		default:
 			return RolledBack, NotConfirmed
 		}

@@ -1,0 +1,233 @@
+package update
+
+import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/minio/selfupdate"
+	"golang.org/x/sys/unix"
+
+	"cloudlink.local/gateway/internal/machine"
+	"cloudlink.local/gateway/internal/release"
+	"cloudlink.local/gateway/internal/safefile"
+	"cloudlink.local/gateway/internal/update/bundle"
+)
+
+// Slots is what process 1 does for this service: a machine.Client.
+type Slots interface {
+	Slots(context.Context) (machine.Slots, error)
+	OpenSlot(context.Context) (machine.Slots, error)
+	SealSlot(context.Context) (machine.Slots, error)
+	LookSlot(context.Context) (machine.Slots, error)
+	OpenRunning(context.Context) (machine.Slots, error)
+	CloseSlot(context.Context) (machine.Slots, error)
+	ArmSlot(ctx context.Context, tries int) (machine.Slots, error)
+	ConfirmSlot(context.Context) (machine.Slots, error)
+}
+
+// verify reads the downloaded archive to its end and compares everything in it with what was signed.
+func verify(path string, t bundle.Target, size int64, sha256 string) error {
+	return each(path, t, size, sha256, func(f release.ManifestFile, r io.Reader) error {
+		if f.Name != bundle.Manifest {
+			_, err := io.Copy(io.Discard, r)
+			return err
+		}
+		b, err := io.ReadAll(r)
+		if err != nil {
+			return err
+		}
+		return bundle.CheckManifest(b, t)
+	})
+}
+
+// each calls do for every file of a downloaded archive.
+func each(path string, t bundle.Target, size int64, sha256 string, do func(release.ManifestFile, io.Reader) error) error {
+	f, err := safefile.Open(path)
+	if err != nil {
+		return failure(err, MediumFailed)
+	}
+	defer f.Close()
+	archive := bundle.NewSlotReader(bundle.Verify(f, size, sha256), t)
+	for {
+		entry, err := archive.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err == nil {
+			err = do(entry, archive)
+		}
+		if err != nil {
+			return failure(err, WrongFile)
+		}
+	}
+}
+
+// write writes a verified archive into the slot that is not running: the system through selfupdate,
+// with what it leaves to its caller, and its signature last, without which the loader starts nothing.
+func write(ctx context.Context, slots Slots, path string, t bundle.Target, size int64, sha256 string) error {
+	slot, err := slots.OpenSlot(ctx)
+	if err != nil {
+		return fail(MediumFailed, err)
+	}
+	var small []namedBytes
+	err = each(path, t, size, sha256, func(f release.ManifestFile, r io.Reader) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if f.Name == bundle.UKI {
+			return writeUKI(slot.Dir, f, r)
+		}
+		b, err := io.ReadAll(r)
+		small = append(small, namedBytes{f.Name, b})
+		return err
+	})
+	for _, f := range small {
+		if err == nil {
+			err = orNil(writeSynced(filepath.Join(slot.Dir, f.name), f.data), MediumFailed)
+		}
+	}
+	if err != nil {
+		return errors.Join(err, closeSlot(slots))
+	}
+	return readBack(ctx, slots, t.Slot)
+}
+
+type namedBytes struct {
+	name string
+	data []byte
+}
+
+func closeSlot(slots Slots) error {
+	_, err := slots.CloseSlot(context.Background()) // whatever ended the rest
+	return err
+}
+
+// writeUKI has selfupdate write the system. It checks the digest before it writes, but syncs nothing and
+// hears of no error of closing: that is made up for before its renames.
+func writeUKI(dir string, f release.ManifestFile, r io.Reader) error {
+	sum, err := hex.DecodeString(f.SHA256)
+	if err != nil {
+		return fail(WrongFile, err)
+	}
+	target := filepath.Join(dir, f.Name)
+	if err := writeSynced(target, nil); err != nil { // it replaces a file, and makes none
+		return failure(err, MediumFailed)
+	}
+	options := selfupdate.Options{TargetPath: target, TargetMode: 0o600, Checksum: sum, Hash: crypto.SHA256}
+	if err := selfupdate.PrepareAndCheckBinary(r, options); err != nil {
+		return failure(err, WrongFile)
+	}
+	fresh := filepath.Join(dir, "."+f.Name+".new")
+	if err := syncFile(fresh); err != nil {
+		return failure(err, MediumFailed)
+	}
+	if err := same(fresh, f); err != nil {
+		return err
+	}
+	if err := selfupdate.CommitBinary(options); err != nil {
+		return failure(err, MediumFailed)
+	}
+	return orNil(syncFile(dir), MediumFailed)
+}
+
+// orNil is failure, but nil stays nil.
+func orNil(err error, otherwise Reason) error {
+	if err == nil {
+		return nil
+	}
+	return failure(err, otherwise)
+}
+
+// readBack has the medium give back what was written.
+func readBack(ctx context.Context, slots Slots, files []release.ManifestFile) error {
+	slot, err := slots.SealSlot(ctx)
+	if err != nil {
+		return fail(MediumFailed, err)
+	}
+	return holds(slot.Dir, files)
+}
+
+// holds says whether a folder has just these files.
+func holds(dir string, files []release.ManifestFile) error {
+	for _, f := range files {
+		if err := same(filepath.Join(dir, f.Name), f); err != nil {
+			return err
+		}
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return failure(err, MediumFailed)
+	}
+	for _, e := range entries {
+		if !slices.ContainsFunc(files, func(f release.ManifestFile) bool { return f.Name == e.Name() }) {
+			return fail(ReadBackDiffer, fmt.Errorf("the slot has a file %q that nobody wrote", e.Name()))
+		}
+	}
+	return nil
+}
+
+// same says whether the file at path is f, as the medium has it.
+func same(path string, f release.ManifestFile) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return failure(err, MediumFailed)
+	}
+	defer file.Close()
+	unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_DONTNEED) // else memory answers for the medium
+	h := sha256.New()
+	n, err := io.Copy(h, file)
+	if err != nil {
+		return failure(err, MediumFailed)
+	}
+	if n != f.Size || hex.EncodeToString(h.Sum(nil)) != f.SHA256 {
+		return fail(ReadBackDiffer, fmt.Errorf("%s: %d bytes were written and %d others are read back", f.Name, f.Size, n))
+	}
+	return nil
+}
+
+func writeSynced(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+func syncFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// look reads which system the slot that is not running holds, and checks it against its own manifest.
+func look(ctx context.Context, slots Slots) (release.Manifest, error) {
+	slot, err := slots.LookSlot(ctx)
+	if err != nil {
+		return release.Manifest{}, fail(NothingThere, err)
+	}
+	b, err := safefile.Read(filepath.Join(slot.Dir, bundle.Manifest), 1<<20)
+	if err != nil {
+		return release.Manifest{}, fail(NothingThere, err)
+	}
+	m, err := release.ParseManifest(b)
+	if err != nil {
+		return m, fail(NothingThere, err)
+	}
+	for _, f := range m.Files {
+		if err := same(filepath.Join(slot.Dir, f.Name), f); err != nil {
+			return m, err
+		}
+	}
+	return m, nil
+}

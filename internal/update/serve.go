@@ -1,0 +1,143 @@
+package update
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/net/netutil"
+)
+
+const (
+	maxAsks   = 16        // at the same time
+	maxAsk    = 4 << 10   // bytes
+	maxUpload = 300 << 20 // bytes of a bundle: no slot is larger
+)
+
+// listen answers on the socket until stop is called.
+func (s *service) listen(ctx context.Context, fail context.CancelCauseFunc) (stop func(), err error) {
+	if err := os.Remove(s.Socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	l, err := net.Listen("unix", s.Socket)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	if err := os.Chmod(s.Socket, 0o666); err != nil { // its directory lets only the services in
+		l.Close()
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	server := &http.Server{
+		Handler: s.handler(), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		fail(fmt.Errorf("serve %s: %w", s.Socket, server.Serve(netutil.LimitListener(l, maxAsks))))
+	}()
+	return func() { server.Close(); <-done }, nil
+}
+
+func (s *service) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { answer(w, http.StatusOK, s.status()) })
+	for path, o := range map[string]order{
+		"POST /check": {kind: Update, check: true}, "POST /install": {kind: Update},
+		"POST /rollback": {kind: Rollback}, "POST /drill": {kind: Drill},
+	} {
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+			var q Request
+			if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxAsk)).Decode(&q); err != nil || q.By == "" {
+				http.Error(w, "by: say who asks", http.StatusUnprocessableEntity)
+				return
+			}
+			o := o
+			o.by = q.By
+			s.accept(w, o)
+		})
+	}
+	mux.HandleFunc("POST /cancel", func(w http.ResponseWriter, r *http.Request) {
+		if !s.cancelNow() {
+			http.Error(w, "there is nothing that could be cancelled", http.StatusConflict)
+			return
+		}
+		answer(w, http.StatusAccepted, s.status())
+	})
+	mux.HandleFunc("POST /upload", s.upload)
+	return mux
+}
+
+func answer(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	json.NewEncoder(w).Encode(v) // an error is the asker's, who is gone
+}
+
+// accept hands an order to the mover, unless it is busy.
+func (s *service) accept(w http.ResponseWriter, o order) {
+	if s.busy() {
+		http.Error(w, "an update is on its way already", http.StatusConflict)
+		return
+	}
+	select {
+	case s.orders <- o:
+		answer(w, http.StatusAccepted, s.status())
+	default:
+		http.Error(w, "an update is on its way already", http.StatusConflict)
+	}
+}
+
+func (s *service) busy() bool {
+	st := s.status()
+	return st.Checking || st.State.Working()
+}
+
+// cancelNow ends the attempt, if it can still end.
+func (s *service) cancelNow() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cancel == nil {
+		return false
+	}
+	s.cancelled = true
+	s.cancel()
+	return true
+}
+
+// upload takes a bundle. It is installed from the medium, so that a restart does not lose it.
+func (s *service) upload(w http.ResponseWriter, r *http.Request) {
+	by := r.URL.Query().Get("by")
+	if by == "" {
+		http.Error(w, "by: say who asks", http.StatusUnprocessableEntity)
+		return
+	}
+	if s.busy() || !s.uploading.TryLock() {
+		http.Error(w, "an update is on its way already", http.StatusConflict)
+		return
+	}
+	defer s.uploading.Unlock()
+	path := s.path("upload.bundle")
+	err := func() error {
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(f, http.MaxBytesReader(w, r.Body, maxUpload))
+		return errors.Join(err, f.Sync(), f.Close())
+	}()
+	if err != nil {
+		os.Remove(path)
+		f := failure(err, Interrupted)
+		answer(w, http.StatusUnprocessableEntity, LastCheck{Time: time.Now().UTC(), Reason: f.Reason, Detail: f.Error()})
+		return
+	}
+	s.accept(w, order{kind: Update, by: by, file: path})
+}

@@ -1,0 +1,540 @@
+// Package update is the service that keeps the firmware new: it finds out what may be installed
+// (package trust), fetches it, writes it into the slot that is not running, has the loader try it, and
+// confirms it once it has proved itself. What it did and why is the receipt, which is kept.
+//
+// One goroutine moves the attempt from state to state. After any restart, Resume says where it stands.
+package update
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"cloudlink.local/gateway/internal/boot/data"
+	"cloudlink.local/gateway/internal/machine"
+	"cloudlink.local/gateway/internal/network"
+	"cloudlink.local/gateway/internal/release"
+	"cloudlink.local/gateway/internal/safefile"
+	"cloudlink.local/gateway/internal/settings"
+	"cloudlink.local/gateway/internal/update/trust"
+)
+
+// RootFile is the root metadata that the image came with.
+const RootFile = "/etc/cloudlink/update-root.json"
+
+const (
+	dataDir = data.Dir + "/update"
+
+	firstCheck = 2 * time.Minute // after the start: the network and the clock come first
+	interval   = 24 * time.Hour  // between checks, and up to jitter more
+	jitter     = 2 * time.Hour
+	waiting    = 10 * time.Second // between looks whether it may restart now
+	stalled    = 30 * time.Second
+	logLines   = 60 // of a trial that failed
+)
+
+// A Config is where the service works.
+type Config struct {
+	Socket, Data, RootFile string
+	Release                release.Release
+	Machine                Machine
+	Settings               func(context.Context) (settings.Update, error)
+	Health                 func(context.Context) Health
+	InCall                 func(context.Context) bool // calls go through the gateway now
+	Trial                  trial
+	Log                    *slog.Logger
+}
+
+// Machine is process 1: a machine.Client.
+type Machine interface {
+	Slots
+	Status(context.Context) (machine.Status, error)
+	PreviousLog(context.Context, machine.Level) ([]machine.Entry, error)
+	Restart(context.Context) error
+}
+
+// Run is the service update. It calls ready once it answers on Socket.
+func Run(ctx context.Context, ready func(), log *slog.Logger) error {
+	rel, _ := release.Load(release.File) // process 1 has told what is wrong with it
+	nets := network.NewClient()
+	return Config{
+		Socket: Socket, Data: dataDir, RootFile: RootFile, Release: rel, Machine: machine.NewClient(), Log: log,
+		Settings: func(ctx context.Context) (settings.Update, error) {
+			all, err := nets.Settings(ctx)
+			return all.Update, err
+		},
+		Health: realHealth(machine.NewClient(), nets),
+		InCall: func(context.Context) bool { return false }, // nothing relays calls yet
+		Trial:  realTrial,
+	}.Run(ctx, ready)
+}
+
+// realHealth asks everybody.
+func realHealth(m *machine.Client, nets *network.Client) func(context.Context) Health {
+	page := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	return func(ctx context.Context) (h Health) {
+		h.Machine, h.Page = m.Status(ctx)
+		if s, err := nets.Status(ctx); err == nil {
+			h.Network = &s
+		}
+		if h.Page != nil {
+			return h
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 80).String()+"/", nil)
+		if err == nil {
+			var resp *http.Response
+			if resp, err = page.Do(req); err == nil {
+				resp.Body.Close()
+				if resp.StatusCode != http.StatusOK {
+					err = errors.New("it answers " + resp.Status)
+				}
+			}
+		}
+		h.Page = err
+		return h
+	}
+}
+
+// A service is one run of a Config.
+type service struct {
+	Config
+	store *store // of the mover
+
+	orders    chan order
+	uploading sync.Mutex // held while a bundle comes in
+
+	mu        sync.Mutex // guards what follows
+	shown     Status
+	cancel    context.CancelFunc // of the attempt, while it may be cancelled
+	cancelled bool               // it was
+}
+
+// An order is what somebody wants done.
+type order struct {
+	kind  Kind
+	by    string // "" for the gateway itself
+	check bool   // only see whether there is something
+	file  string // an uploaded bundle
+}
+
+// Run runs the service until ctx ends. It calls ready once it answers on c.Socket.
+func (c Config) Run(ctx context.Context, ready func()) error {
+	s := &service{Config: c, orders: make(chan order, 1)}
+	s.store = openStore(c.Data, func(err error) { c.Log.Warn(err.Error()) })
+	s.show(func(st *Status) {
+		st.Version, st.Attempts = c.Release.Version, s.store.all()
+		st.State = s.store.last().State
+	})
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop, err := s.listen(ctx, cancel)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	ready()
+	return s.move(ctx)
+}
+
+// move is the one goroutine that moves an attempt on.
+func (s *service) move(ctx context.Context) error {
+	slots, err := s.awaitSlots(ctx)
+	if err != nil {
+		return nil // ctx has ended
+	}
+	s.resume(ctx, slots)
+	next := time.NewTimer(firstCheck + time.Duration(rand.Int64N(int64(firstCheck))))
+	defer next.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+				return err
+			}
+			return nil
+		case o := <-s.orders:
+			s.carryOut(ctx, o)
+		case <-next.C:
+			s.carryOut(ctx, order{kind: Update})
+			next.Reset(interval + time.Duration(rand.Int64N(int64(jitter))))
+		}
+	}
+}
+
+// awaitSlots waits until process 1 knows the slots. A system that our loader did not start has none:
+// it goes on without updates.
+func (s *service) awaitSlots(ctx context.Context) (machine.Slots, error) {
+	told := false
+	for {
+		slots, err := s.Machine.Slots(ctx)
+		if err == nil {
+			s.show(func(st *Status) { st.Slot = slots.Running })
+			return slots, nil
+		}
+		if !told {
+			told = true
+			s.Log.Info("waiting for the slots: " + err.Error())
+		}
+		select {
+		case <-ctx.Done():
+			return slots, ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// resume goes on with the attempt that a restart has interrupted.
+func (s *service) resume(ctx context.Context, slots machine.Slots) {
+	if slots.OnTrial && !s.store.last().State.Working() {
+		// Somebody armed it by hand, or the record is lost: it has to prove itself all the same.
+		s.begin(Attempt{Kind: Update, By: "", Source: FromSlot, FromSlot: slots.Confirmed, ToSlot: slots.Running, To: s.Release.Version}, Trial)
+	}
+	a := s.store.last()
+	if !a.State.Working() {
+		s.lookAround(ctx)
+		return
+	}
+	st, err := s.Machine.Status(ctx)
+	if err != nil {
+		s.Log.Warn(err.Error())
+	}
+	now := Booted{Slot: slots.Running, OnTrial: slots.OnTrial, BootID: st.BootID, Version: s.Release.Version, Trial: slots.Trial, Tries: slots.Tries}
+	state, reason := Resume(a, now)
+	s.Log.Info(fmt.Sprintf("update %d was %s when the gateway started: it is %s now", a.ID, a.State, state))
+	switch state {
+	case Trial:
+		s.enter(&a, Trial)
+		s.prove(ctx, &a)
+	case Confirmed:
+		s.confirmed(ctx, &a)
+	case RolledBack:
+		s.rolledBack(ctx, &a, reason)
+	case Downloading, Verifying:
+		s.goOn(ctx, a)
+	case PendingReboot:
+		s.goOn(ctx, a)
+	default:
+		s.end(&a, Failed, fail(reason, nil))
+	}
+	s.lookAround(ctx)
+}
+
+// goOn begins an update anew that has not changed anything yet. What was fetched is there still.
+func (s *service) goOn(ctx context.Context, a Attempt) {
+	s.end(&a, Failed, fail(Interrupted, nil))
+	switch {
+	case a.Source == FromRepository:
+		s.carryOut(ctx, order{kind: Update, by: a.By})
+	case a.Source == FromUpload:
+		s.carryOut(ctx, order{kind: Update, by: a.By, file: s.path("upload.bundle")})
+	}
+}
+
+func (s *service) path(name string) string { return filepath.Join(s.Data, name) }
+
+// lookAround finds out which system the other slot holds, for the page.
+func (s *service) lookAround(ctx context.Context) {
+	m, err := look(ctx, s.Machine)
+	closeSlot(s.Machine)
+	s.show(func(st *Status) {
+		st.Other = nil
+		if err == nil {
+			st.Other = &Other{Version: m.Version, BuildTime: m.BuildTime}
+		}
+	})
+}
+
+// carryOut does what was ordered.
+func (s *service) carryOut(ctx context.Context, o order) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.cancellable(cancel)
+	defer s.cancellable(nil)
+	switch o.kind {
+	case Update:
+		s.update(ctx, o)
+	default:
+		s.toOther(ctx, o)
+	}
+}
+
+// A plan is what an update is to fetch and install.
+type plan struct {
+	offer trust.Offer
+	file  string // where it lies already; "" for in the repository
+}
+
+// update looks for an update and installs it.
+func (s *service) update(ctx context.Context, o order) {
+	set, err := s.Settings(ctx)
+	if err != nil {
+		s.Log.Warn("update: " + err.Error())
+		return
+	}
+	if o.file == "" && set.Server == "" {
+		s.checked(LastCheck{Time: time.Now().UTC(), Reason: NoServer})
+		return
+	}
+	client, p, err := s.find(ctx, o, set)
+	if err != nil {
+		f := failure(err, Internal)
+		s.checked(LastCheck{Time: time.Now().UTC(), Reason: f.Reason, Detail: f.Error()})
+		if o.file != "" { // somebody waits for it
+			a := s.begin(Attempt{Kind: Update, By: o.by, Source: FromUpload, From: s.Release.Version}, Checking)
+			s.end(&a, Failed, f)
+		}
+		return
+	}
+	t := p.offer.Full.Target
+	s.checked(LastCheck{Time: time.Now().UTC(), Available: &Available{
+		Version: t.Version, Bytes: p.size(), Notes: Notes{DE: t.Notes["de"], EN: t.Notes["en"]},
+	}})
+	if o.check || o.by == "" && (!set.Automatic || s.store.gaveBack(t.Version)) {
+		return
+	}
+	s.install(ctx, o, client, p)
+}
+
+func (p plan) size() int64 {
+	if p.offer.Delta != nil {
+		return p.offer.Delta.Size
+	}
+	return p.offer.Full.Size
+}
+
+// find asks the source for an update.
+func (s *service) find(ctx context.Context, o order, set settings.Update) (*trust.Client, plan, error) {
+	root, err := safefile.Read(s.RootFile, 1<<20)
+	if err != nil {
+		return nil, plan{}, fmt.Errorf("root metadata of the image: %w", err)
+	}
+	s.show(func(st *Status) { st.Checking = true })
+	defer s.show(func(st *Status) { st.Checking = false })
+	client := &trust.Client{Root: root, Dir: s.path("trust"), Now: time.Now, Log: s.Log}
+	device := trust.Device{
+		Product: s.Release.Product, Board: s.Release.Board, Version: s.Release.Version, BuildTime: s.Release.BuildTime,
+		Channel: string(set.Channel), Asked: o.by != "",
+	}
+	if st, err := s.Machine.Status(ctx); err == nil {
+		device.Serial = st.Serial
+	}
+	if o.file != "" {
+		f, err := safefile.Open(o.file)
+		if err != nil {
+			return nil, plan{}, failure(err, MediumFailed)
+		}
+		defer f.Close()
+		b, err := trust.OpenBundle(f)
+		if err != nil {
+			return nil, plan{}, err
+		}
+		client.Source = b
+		offer, err := client.Check(ctx, device)
+		if err != nil {
+			return nil, plan{}, err
+		}
+		target, err := os.Create(s.path("fetched"))
+		if err != nil {
+			return nil, plan{}, failure(err, MediumFailed)
+		}
+		_, err = io.Copy(target, b.Target(offer.Full))
+		if err := errors.Join(err, target.Close()); err != nil {
+			return nil, plan{}, failure(err, WrongFile)
+		}
+		return client, plan{offer: offer, file: s.path("fetched")}, os.Remove(o.file)
+	}
+	repo, err := trust.NewRepository(set.Server)
+	if err != nil {
+		return nil, plan{}, fail(Reason(trust.NotRepository), err)
+	}
+	defer repo.Close()
+	client.Source = repo
+	offer, err := client.Check(ctx, device)
+	return client, plan{offer: offer}, err
+}
+
+// install takes an update from its file to the restart.
+func (s *service) install(ctx context.Context, o order, client *trust.Client, p plan) {
+	full := p.offer.Full
+	source := FromRepository
+	if p.file != "" {
+		source = FromUpload
+	}
+	t := full.Target
+	a := s.begin(Attempt{
+		Kind: Update, By: o.by, Source: source, From: s.Release.Version, To: t.Version, Bytes: full.Size,
+		Floor: t.SecurityFloor, Notes: Notes{DE: t.Notes["de"], EN: t.Notes["en"]},
+	}, Checking)
+	err := func() error {
+		path := p.file
+		if path == "" {
+			path = s.path("fetched")
+			s.enter(&a, Downloading)
+			fetch := fetcher{client: trust.NewHTTPClient(), tell: s.progress, stalled: stalled, pauses: defaultPauses}
+			if err := s.only(path, full.SHA256); err != nil {
+				return err
+			}
+			if err := fetch.fetch(ctx, File{URL: full.URL, Size: full.Size, SHA256: full.SHA256}, path); err != nil {
+				return err
+			}
+		}
+		s.enter(&a, Verifying)
+		if err := verify(path, t, full.Size, full.SHA256); err != nil {
+			return err
+		}
+		s.enter(&a, Writing)
+		if err := write(ctx, s.Machine, path, t, full.Size, full.SHA256); err != nil {
+			return err
+		}
+		os.Remove(path) // the slot has it now
+		return s.tryOther(ctx, &a)
+	}()
+	s.finish(ctx, &a, err)
+}
+
+// only keeps what was fetched before if it was of the same file.
+func (s *service) only(path, sha256 string) error {
+	mark := path + ".sha256"
+	if b, err := safefile.Read(mark, 100); err == nil && string(b) == sha256 {
+		return nil
+	}
+	return orNil(errors.Join(os.RemoveAll(path), os.WriteFile(mark, []byte(sha256), 0o600)), MediumFailed)
+}
+
+// toOther has the loader try what the other slot holds: to stay there, or to see that it would start.
+func (s *service) toOther(ctx context.Context, o order) {
+	a := s.begin(Attempt{Kind: o.kind, By: o.by, Source: FromSlot, From: s.Release.Version}, Verifying)
+	err := func() error {
+		m, err := look(ctx, s.Machine)
+		if err != nil {
+			return err
+		}
+		a.To = m.Version
+		client := trust.Client{Dir: s.path("trust"), Log: s.Log}
+		if err := client.Allowed(m.Version); err != nil && o.kind == Rollback {
+			return err
+		}
+		return s.tryOther(ctx, &a)
+	}()
+	s.finish(ctx, &a, err)
+}
+
+// tryOther waits for a good time, arms the trial and restarts. The other slot has been read back.
+func (s *service) tryOther(ctx context.Context, a *Attempt) error {
+	slots, err := s.Machine.Slots(ctx)
+	if err != nil {
+		return fail(NotSlots, err)
+	}
+	a.FromSlot, a.ToSlot = slots.Running, map[string]string{"a": "b", "b": "a"}[slots.Running]
+	s.enter(a, PendingReboot)
+	for a.By == "" && !s.goodTime(ctx) {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(waiting):
+		}
+	}
+	h := s.Health(ctx)
+	a.Expected, a.BootID = expect(h), h.Machine.BootID
+	s.save(*a)
+	s.cancellable(nil) // from here on the loader decides
+	if _, err := s.Machine.ArmSlot(ctx, 1); err != nil {
+		return fail(NotArmed, err)
+	}
+	s.Log.Info("restarting into slot "+a.ToSlot, "version", a.To)
+	if err := s.Machine.Restart(ctx); err != nil {
+		return fail(NotArmed, err)
+	}
+	<-ctx.Done() // process 1 ends us
+	return nil
+}
+
+// goodTime says whether the gateway may restart now by itself.
+func (s *service) goodTime(ctx context.Context) bool {
+	set, err := s.Settings(ctx)
+	if err != nil {
+		return false
+	}
+	now := time.Now()
+	return inWindow(set.Window.From, set.Window.To, set.Window.Zone, now) && !(set.NotDuringCalls && s.InCall(ctx))
+}
+
+// finish ends an attempt that has not led to a restart.
+func (s *service) finish(ctx context.Context, a *Attempt, err error) {
+	if err == nil || a.State == PendingReboot && context.Cause(ctx) != nil && s.stopping(ctx) {
+		return // Resume goes on with it
+	}
+	if s.stopping(ctx) && a.State.Working() {
+		return
+	}
+	closeSlot(s.Machine)
+	s.end(a, Failed, failure(err, Internal))
+	s.lookAround(context.WithoutCancel(ctx))
+}
+
+// stopping says whether the service ends, and not only the attempt.
+func (s *service) stopping(ctx context.Context) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return ctx.Err() != nil && !s.cancelled
+}
+
+// prove runs the trial of the system that runs.
+func (s *service) prove(ctx context.Context, a *Attempt) {
+	t := s.Trial
+	t.look = s.Health
+	checks, good := t.run(ctx, a.Expected, func(list []Check) {
+		s.show(func(st *Status) { st.Checks = list })
+	})
+	if ctx.Err() != nil {
+		return
+	}
+	a.Checks = checks
+	switch {
+	case good && a.Kind == Drill:
+		s.end(a, Confirmed, nil)
+	case good:
+		s.confirmed(ctx, a)
+		return
+	default:
+		s.end(a, RolledBack, fail(CheckFailed, nil))
+	}
+	if err := s.Machine.Restart(ctx); err != nil { // the loader starts the one before
+		s.Log.Error(err.Error())
+	}
+}
+
+// confirmed makes the system that runs the one that stays.
+func (s *service) confirmed(ctx context.Context, a *Attempt) {
+	if _, err := s.Machine.ConfirmSlot(ctx); err != nil {
+		s.Log.Error(err.Error()) // process 1 goes back when the trial's time is over
+		s.end(a, RolledBack, fail(NotArmed, err))
+		return
+	}
+	s.end(a, Confirmed, nil)
+	client := trust.Client{Dir: s.path("trust"), Log: s.Log}
+	if err := client.RaiseFloor(a.Floor); err != nil {
+		s.Log.Warn(err.Error())
+	}
+}
+
+// rolledBack notes that the loader has gone back, with what the trial said last.
+func (s *service) rolledBack(ctx context.Context, a *Attempt, reason Reason) {
+	entries, err := s.Machine.PreviousLog(ctx, machine.LevelDebug)
+	if err != nil {
+		s.Log.Warn(err.Error())
+	}
+	for _, e := range entries[max(0, len(entries)-logLines):] {
+		a.LastLog = append(a.LastLog, e.Source+": "+e.Text)
+	}
+	s.end(a, RolledBack, fail(reason, nil))
+}
