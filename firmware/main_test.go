@@ -1,15 +1,23 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"cloudlink.local/gateway/firmware/publish"
+	"cloudlink.local/gateway/firmware/publish/publishtest"
+	"cloudlink.local/gateway/internal/release"
 )
 
 // asFirmware has the test binary be the command itself: the exit status counts as well.
@@ -20,7 +28,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	publishtest.Main(m)
 }
 
 // firmware runs the command and returns what it says and its exit status.
@@ -62,7 +70,7 @@ func TestMistakes(t *testing.T) {
 		status int
 		words  []string
 	}{
-		{[]string{"nonsense"}, 2, []string{`"nonsense"`, "flash", "keys init", "help"}},
+		{[]string{"nonsense"}, 2, []string{`"nonsense"`, "flash", "keys init", "publish", "repo renew", "serve", "help"}},
 		{[]string{"-x"}, 2, []string{`"-x"`, "help"}},
 		{[]string{"keys"}, 2, []string{"keys init"}},
 		{[]string{"keys", "nonsense"}, 2, []string{`"keys nonsense"`, "keys init"}},
@@ -109,6 +117,34 @@ func TestMistakes(t *testing.T) {
 		{[]string{"keys", "init", file}, 1, []string{file, "new folder"}},
 		{[]string{"keys", "init", filepath.Join(file, "set")}, 1, []string{file, "new folder"}},
 		{[]string{"keys", "init", dir}, 1, []string{dir, "not empty", "new folder"}},
+		{[]string{"keys", "init", "-threshold", "root=3/2", set}, 2, []string{`"root=3/2"`, "2/3"}},
+		{[]string{"keys", "init", "-threshold", "mirror=1/2", set}, 2, []string{`"mirror"`, "timestamp"}},
+
+		{[]string{"keys", "rotate"}, 2, []string{"ROLE is missing", "keys rotate ROLE"}},
+		{[]string{"keys", "rotate", "mirror"}, 2, []string{`"mirror"`, "targets", "timestamp"}},
+		{[]string{"keys", "rotate", "-keys", dir, "targets"}, 1, []string{filepath.Join(dir, "keyset.json"), "-keys", "keys init"}},
+		{[]string{"keys", "rotate", "-root", "/nowhere", "targets"}, 2, []string{"/nowhere", "-root", "no such folder"}},
+		{[]string{"keys", "rotate", "-threshold", "x", "targets"}, 2, []string{"-threshold", "2/3"}},
+		{[]string{"keys", "renew", "now"}, 2, []string{`"now"`, "keys renew -h"}},
+		{[]string{"keys", "renew", "-keys", dir}, 1, []string{"keyset.json", "-keys"}},
+
+		{[]string{"publish"}, 2, []string{"-board", boards}},
+		{[]string{"publish", "-board", "nonsense"}, 2, []string{boards}},
+		{[]string{"publish", "-board", "qemu-virt", "-image", dir}, 2, []string{"-board", "-image", "not both"}},
+		{[]string{"publish", "-board", "qemu-virt", "-rollout", "120"}, 2, []string{`"120"`, "0 to 100"}},
+		{[]string{"publish", "-board", "qemu-virt", "-deltas", "-1"}, 2, []string{`"-1"`, "-deltas 3"}},
+		{[]string{"publish", "-board", "qemu-virt", "-notes-de", "/nowhere"}, 2, []string{"/nowhere", "-notes-de", "no such file"}},
+		{[]string{"publish", "-board", "qemu-virt", "-keys", dir}, 1, []string{"keyset.json", "-keys"}},
+
+		{[]string{"repo"}, 2, []string{"repo list", "repo renew", "repo withdraw"}},
+		{[]string{"repo", "nonsense"}, 2, []string{`"repo nonsense"`, "repo withdraw"}},
+		{[]string{"repo", "list", "extra"}, 2, []string{`"extra"`}},
+		{[]string{"repo", "renew", "-days", "0"}, 2, []string{`"0"`, "-days 30"}},
+		{[]string{"repo", "renew", "-keys", dir}, 1, []string{"keyset.json", "-keys"}},
+		{[]string{"repo", "withdraw", "-board", "qemu-virt"}, 2, []string{"VERSION is missing"}},
+		{[]string{"repo", "withdraw", "1.0.0"}, 2, []string{"-board", boards}},
+		{[]string{"serve", "-repo", dir}, 1, []string{dir, "no repository", "-repo"}},
+		{[]string{"serve", dir}, 2, []string{"serve -h"}},
 	} {
 		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
 			stdout, stderr, status := firmware(t, "", c.args...)
@@ -144,6 +180,14 @@ func TestHelp(t *testing.T) {
 		{"flash -h", "-dev DISK"},
 		{"boards -h", "usage: go run ./firmware boards"},
 		{"keys init -h", `default "production"`},
+		{"keys rotate -h", "-root FOLDER"},
+		{"keys renew -h", "-keys FOLDER"},
+		{"publish -h", "-security-floor VERSION"},
+		{"repo -h", "repo withdraw"},
+		{"repo list -h", "-repo FOLDER"},
+		{"repo renew -h", "default 30"},
+		{"repo withdraw -h", "VERSION"},
+		{"serve -h", "-listen ADDRESS"},
 		{"lock update -h", "usage: go run ./firmware lock update"},
 	} {
 		stdout, stderr, status := firmware(t, elsewhere, strings.Fields(c.args)...)
@@ -170,5 +214,89 @@ func TestKeysInitSaysWhichKindItMade(t *testing.T) {
 		if status != 0 || !strings.Contains(stderr, words+" in "+dir) {
 			t.Errorf("-kind %q: exit status %d, %s", kind, status, stderr)
 		}
+	}
+}
+
+// From a key set and an image to a repository that is served, and what its keeper does later.
+func TestRepositoryOnTheCommandLine(t *testing.T) {
+	r := publishtest.New(t) // for its key set and images
+	dir := t.TempDir()
+	notes := map[string]string{"de": "Sicherer.\r\n", "en": "Safer.\n"}
+	for language, text := range notes {
+		if err := os.WriteFile(filepath.Join(dir, language), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(want string, args ...string) string {
+		t.Helper()
+		words, flags := 1, []string{"-keys", r.KeyDir}
+		if args[0] != "publish" {
+			words = 2
+		}
+		if args[0] != "keys" {
+			flags = append(flags, "-repo", r.Dir)
+		}
+		args = slices.Insert(args, words, flags...)
+		stdout, stderr, status := firmware(t, "", args...)
+		if status != 0 || !strings.Contains(stderr, want) {
+			t.Fatalf("%s: exit status %d, want %q in:\n%s", strings.Join(args, " "), status, want, stderr)
+		}
+		return stdout
+	}
+	run("root metadata 2", "keys", "renew") // the set is made for a fixed time
+	run("1.0.0 is published to stable, 100 %", "publish", "-image", r.Image("1.0.0", nil))
+	run("1.1.0 is published to beta, 10 %", "publish", "-image", r.Image("1.1.0", nil), "-channel", "beta", "-rollout", "10",
+		"-minimum-from", "1.0.0", "-security-floor", "1.0.0",
+		"-notes-de", filepath.Join(dir, "de"), "-notes-en", filepath.Join(dir, "en"))
+	list := run("", "repo", "list")
+	for _, want := range []string{"1.1.0", "beta  10 %, from 1.0.0, floor 1.0.0", "stable 100 %", "timestamp is good until"} {
+		if !strings.Contains(list, want) {
+			t.Errorf("the list says nothing of %q:\n%s", want, list)
+		}
+	}
+	r.Now = time.Now()
+	l, err := publish.List(r.Options())
+	if err != nil || len(l.Releases) != 2 || l.Releases[0].Notes["de"] != "Sicherer." {
+		t.Errorf("%+v, %v", l.Releases, err)
+	}
+	run("targets has new keys", "keys", "rotate", "targets")
+	run("devices believe", "repo", "renew", "-days", "14")
+	run("1.0.0 is withdrawn", "repo", "withdraw", "-board", "qemu-virt", "1.0.0")
+	if list := run("", "repo", "list"); strings.Contains(list, " 1.0.0 ") {
+		t.Errorf("it is listed still:\n%s", list)
+	}
+	image := r.Image("1.2.0", func(m *release.Manifest) { m.Keys = release.Production })
+	if _, stderr, status := firmware(t, "", "publish", "-image", image, "-keys", r.KeyDir, "-repo", r.Dir); status != 1 || strings.Count(stderr, "\n") != 1 {
+		t.Errorf("an image of other keys: exit status %d, %s", status, stderr)
+	}
+
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, "serve", "-repo", r.Dir, "-listen", "127.0.0.1:0")
+	cmd.Env = append(os.Environ(), asFirmware+"=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	url, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.Get(strings.TrimSpace(url) + "metadata/timestamp.json")
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	resp.Body.Close()
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("after an interrupt: %v", err)
 	}
 }

@@ -255,7 +255,7 @@ func TestInterrupted(t *testing.T) {
 	after := files(t, r.Dir)
 	var changed []string
 	for name := range after {
-		if before[name] != after[name] {
+		if before[name] != after[name] && name != "metadata/timestamp.json" {
 			changed = append(changed, name)
 		}
 	}
@@ -276,7 +276,7 @@ func TestInterrupted(t *testing.T) {
 			put(name, content)
 		}
 		for i, name := range changed {
-			if cut&(1<<i) != 0 && name != "metadata/timestamp.json" {
+			if cut&(1<<i) != 0 {
 				put(name, after[name])
 			}
 		}
@@ -490,13 +490,16 @@ func TestRefused(t *testing.T) {
 // What a person reads on a device is limited; so is what devices read.
 func TestTooManyReleases(t *testing.T) {
 	r := publishtest.New(t)
-	notes := map[string]string{"de": strings.Repeat("x", bundle.MaxNotes), "en": strings.Repeat("x", bundle.MaxNotes)}
+	notes := map[string]string{}
+	for _, language := range []string{"de", "en", "fr", "it", "pl"} {
+		notes[language] = strings.Repeat("x", bundle.MaxNotes)
+	}
 	for n := range 100 {
 		err := r.TryPublish(r.Image(fmt.Sprintf("1.%d.0", n), nil), func(rel *publish.Release) { rel.Notes = notes })
 		if err == nil {
 			continue
 		}
-		if !strings.Contains(err.Error(), "withdraw") || n < 50 {
+		if !strings.Contains(err.Error(), "withdraw") || n < 20 {
 			t.Errorf("release %d: %v", n, err)
 		}
 		// Devices can read the list as it is.
