@@ -134,6 +134,9 @@ func checkTree(t *testing.T, names []string, files map[string]cpio.Record) {
 			t.Errorf("%s: mode %o, want %o", name, r.Mode, mode)
 		}
 	}
+	if got := content(t, files["etc/cloudlink/update-root.json"]); string(got) != "{}" {
+		t.Errorf("the update repository's root metadata are %q", got)
+	}
 	dirs := map[string]bool{".": true}
 	for _, name := range names {
 		r := files[name]

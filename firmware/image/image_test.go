@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
+
 	"cloudlink.local/gateway/firmware/keys"
 	"cloudlink.local/gateway/internal/release"
 )
@@ -194,6 +196,25 @@ func TestImage(t *testing.T) {
 			if err != nil || info.Size() != f.Size || sha(t, filepath.Join(first, f.Name)) != f.SHA256 {
 				t.Errorf("%s is not as the manifest says (%v)", f.Name, err)
 			}
+		}
+	})
+	t.Run("the device learns whose updates to believe", func(t *testing.T) {
+		s, err := keys.Load(set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Open(filepath.Join(first, Initramfs))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		z, err := zstd.NewReader(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer z.Close()
+		if plain, err := io.ReadAll(z); err != nil || !bytes.Contains(plain, s.Updates.Factory()) {
+			t.Errorf("the initramfs has not the set's root metadata (%v)", err)
 		}
 	})
 	t.Run("signatures are good", func(t *testing.T) {

@@ -222,8 +222,12 @@ func (r *repository) deltas(ctx context.Context, t bundle.Target, files map[stri
 			return fmt.Errorf("make delta from %s: %w", old.Version, err)
 		}
 		patch, err := r.Delta(ctx, from, files[bundle.UKI])
-		if err != nil {
-			return fmt.Errorf("make delta from %s: %w", old.Version, err)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil { // there is the whole update; a release does not wait for less
+			r.Log("no delta from %s: %v", old.Version, err)
+			continue
 		}
 		d := t
 		d.Kind, d.From, d.FromVersion = bundle.Delta, old.UKI().SHA256, old.Version
