@@ -16,13 +16,13 @@ import (
 	"strings"
 
 	"github.com/google/renameio/v2"
-	"github.com/klauspost/compress/zstd"
 	"github.com/u-root/mkuimage/cpio"
 	"github.com/u-root/mkuimage/uimage"
 	uinitramfs "github.com/u-root/mkuimage/uimage/initramfs"
 	"golang.org/x/crypto/x509roots/fallback/bundle"
 
 	"cloudlink.local/gateway/internal/release"
+	"cloudlink.local/gateway/internal/update/delta"
 )
 
 // Options says what to pack and where to write it.
@@ -202,10 +202,7 @@ type output struct{ w io.Writer }
 
 // OpenWriter has the signature that mkuimage asks for.
 func (o output) OpenWriter() (uinitramfs.Writer, error) {
-	// One goroutine, or the bytes would depend on the number of cores. The kernel allocates the
-	// window beside what it unpacks, so it stays below the archive's size.
-	z, err := zstd.NewWriter(o.w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedBestCompression),
-		zstd.WithWindowSize(8<<20), zstd.WithEncoderCRC(false)) // the loader has checked a signature
+	z, err := delta.NewCompressor(o.w) // with which a device makes the same bytes from a delta
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +211,7 @@ func (o output) OpenWriter() (uinitramfs.Writer, error) {
 
 type writer struct {
 	cpio.RecordWriter
-	z *zstd.Encoder
+	z io.Closer
 }
 
 // Finish ends the archive and the compressed stream.
