@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -24,6 +23,8 @@ import (
 
 // How long the boot waits for the disk to appear, and then for its data partition.
 const (
+	slotsDir = runtimeDir + "/slots" // where the update service has the slots' files
+
 	diskLimit = 10 * time.Second
 	dataLimit = 40 * time.Second
 
@@ -112,7 +113,7 @@ func (s *state) noteLoader(l boot.Loader, disk *boot.Disk, log *slog.Logger) {
 
 // keepSlots opens the slots to the update service.
 func (s *state) keepSlots(l boot.Loader, disk *boot.Disk) error {
-	keeper, err := slots.New(disk.Slot, disk.Device, l.Env, filepath.Join(runtimeDir, "slots"), workDir+"/esp", updateUser)
+	keeper, err := slots.New(disk.Slot, disk.Device, l.Env, slotsDir, workDir+"/esp", updateUser)
 	if err != nil {
 		return err
 	}

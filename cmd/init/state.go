@@ -191,6 +191,7 @@ func makeDirs(keys release.Keys) error {
 		os.MkdirAll(data.Dir, 0o755),
 		os.Chmod("/", 0o755), // the kernel makes it anybody's
 		os.MkdirAll(workDir, 0o700),
+		os.MkdirAll(slotsDir, 0o755),
 	}
 	for _, row := range services(keys) {
 		errs = append(errs, ownDirectory(filepath.Join(runtimeDir, row.Name), row.User)) // so that none takes another's place

@@ -22,6 +22,7 @@ type Rules struct {
 	Devices []string // device files: read, write, ioctl
 	Listen  []uint16 // TCP ports
 	Connect []uint16 // TCP ports of others
+	Any     bool     // to any TCP port of others: its owner says where
 	Sockets []uint32 // address families, AF_…
 	Calls   []uint32 // system calls besides the usual ones, SYS_…
 }
