@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"cloudlink.local/gateway/internal/mdns/conformance"
@@ -10,12 +11,15 @@ import (
 
 // How often each is asked, and how fast: one host may ask us 50 times a second.
 const (
-	questions = 1000
-	each      = 25 * time.Millisecond
+	blocks   = 20
+	perBlock = 100
+	each     = 25 * time.Millisecond
 )
 
 // measureAnswer measures the time from a question for a unique record to its answer, both as the
-// kernel had them at the asking end of a cable. The two are asked in turn.
+// kernel had them at the asking end of a cable. The two are asked in turn. The slowest answer but one
+// is taken of each hundred, and of these the median: a machine that now and then stands still for some
+// milliseconds decides about few of the blocks only.
 func measureAnswer(h *harness, result map[string]any) {
 	kinds := []mdnstest.Kind{mdnstest.Ours, mdnstest.Avahi}
 	watches, took := map[mdnstest.Kind]*conformance.Stopwatch{}, map[mdnstest.Kind][]time.Duration{}
@@ -28,7 +32,7 @@ func measureAnswer(h *harness, result map[string]any) {
 	}
 	again := time.NewTicker(each)
 	defer again.Stop()
-	for range questions {
+	for range blocks * perBlock {
 		for _, kind := range kinds {
 			d, err := watches[kind].Ask()
 			if err != nil {
@@ -38,13 +42,21 @@ func measureAnswer(h *harness, result map[string]any) {
 		}
 		<-again.C
 	}
-	p99, half := map[string]any{}, map[string]any{}
+	p99, half := map[mdnstest.Kind]time.Duration{}, map[mdnstest.Kind]time.Duration{}
 	for _, kind := range kinds {
-		fmt.Printf("%s answers in %v (median), %v (99 of 100), %v (all)\n",
-			kind, median(took[kind]), percentile99(took[kind]), quantile(took[kind], 1))
-		half[string(kind)] = round(float64(median(took[kind]).Nanoseconds()) / 1000)
-		p99[string(kind)] = round(float64(percentile99(took[kind]).Nanoseconds()) / 1000)
+		var slow []time.Duration
+		for block := range slices.Chunk(took[kind], perBlock) {
+			slow = append(slow, slices.Sorted(slices.Values(block))[perBlock-2])
+		}
+		p99[kind], half[kind] = median(slow), median(took[kind])
+		fmt.Printf("%s answers in %v (median), %v (99 of 100), %v (99 of 100 of all), %v (all)\n",
+			kind, half[kind], p99[kind], quantile(took[kind], 0.99), quantile(took[kind], 1))
 	}
-	p99["ratio"] = round(float64(percentile99(took[mdnstest.Ours])) / float64(percentile99(took[mdnstest.Avahi])))
-	result["answer_p99_us"], result["answer_median_us"] = p99, half
+	for name, of := range map[string]map[mdnstest.Kind]time.Duration{"answer_p99_us": p99, "answer_median_us": half} {
+		result[name] = map[string]float64{
+			"ours":  round(float64(of[mdnstest.Ours].Nanoseconds()) / 1000),
+			"avahi": round(float64(of[mdnstest.Avahi].Nanoseconds()) / 1000),
+			"ratio": round(float64(of[mdnstest.Ours]) / float64(of[mdnstest.Avahi])),
+		}
+	}
 }

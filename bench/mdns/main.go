@@ -117,9 +117,7 @@ func bench(runs int, only string) error {
 	return json.NewEncoder(os.Stdout).Encode(result)
 }
 
-// median and the ninety-ninth percentile of the same.
-func median(of []time.Duration) time.Duration       { return quantile(of, 0.5) }
-func percentile99(of []time.Duration) time.Duration { return quantile(of, 0.99) }
+func median(of []time.Duration) time.Duration { return quantile(of, 0.5) }
 
 func quantile(of []time.Duration, q float64) time.Duration {
 	sorted := slices.Sorted(slices.Values(of))

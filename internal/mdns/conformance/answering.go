@@ -18,12 +18,21 @@ func (s *script) silent(name string, typ uint16, why string) {
 
 func answersUniqueAtOnce(s *script) {
 	s.ready()
-	for range 3 {
+	var all []time.Duration
+	for range 4 {
 		asked := s.ask(q(s.name, s.addrType))
 		p := s.wait(3*second, "an answer for "+s.name, s.claims(s.name))
-		s.within(p.at.Sub(asked.at), 0, 100*time.Millisecond, "the answer")
+		all = append(all, p.at.Sub(asked.at))
 		s.pause()
 	}
+	s.mostly(all, 0, 50*time.Millisecond, "answers with a unique record")
+}
+
+// mostly fails the scenario where one of these times is too short, or more than one of four too long.
+func (s *script) mostly(all []time.Duration, least, most time.Duration, what string) {
+	slices.Sort(all)
+	s.within(all[0], least, most, what)
+	s.within(all[len(all)*3/4-1], least, most, what)
 }
 
 func delaysShared(s *script) {
@@ -32,12 +41,11 @@ func delaysShared(s *script) {
 	for range 8 {
 		asked := s.ask(q(s.service, typePTR))
 		p := s.wait(3*second, "an answer for "+s.service, answers(s.service, typePTR))
-		d := p.at.Sub(asked.at)
-		s.within(d, 20*time.Millisecond, 150*time.Millisecond, "the answer with a shared record")
-		all = append(all, d)
+		all = append(all, p.at.Sub(asked.at))
 		s.pause()
 	}
-	if spread := slices.Max(all) - slices.Min(all); spread < 10*time.Millisecond {
+	s.mostly(all, 20*time.Millisecond, 130*time.Millisecond, "answers with a shared record")
+	if spread := all[len(all)-1] - all[0]; spread < 10*time.Millisecond {
 		s.fail("answers with a shared record come after %v, which is not random", all)
 	}
 }
