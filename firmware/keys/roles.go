@@ -207,7 +207,7 @@ func firstRoot(dir string) ([]byte, error) {
 	}
 	rootKey, err := readKey(filepath.Join(dir, Offline, "root.key"))
 	if err != nil {
-		return nil, fmt.Errorf("%s is missing, and so is the root key to make it: put the folder %s back for a moment: %w",
+		return nil, fmt.Errorf("%s is missing, and so is the root key to make it: put the folder %s back and run go run ./firmware keys renew: %w",
 			filepath.Join(dir, rootsFolder, "1.root.json"), filepath.Join(dir, Offline), err)
 	}
 	roles := map[string][]ed25519.PrivateKey{metadata.ROOT: {rootKey}}

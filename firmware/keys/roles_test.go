@@ -89,7 +89,7 @@ func TestOldSetGetsItsRoot(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(dir, Offline)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := LoadUpdates(dir); err == nil || !strings.Contains(err.Error(), "1.root.json") || !strings.Contains(err.Error(), "put the folder") {
+	if _, err := LoadUpdates(dir); err == nil || !strings.Contains(err.Error(), "1.root.json") || !strings.Contains(err.Error(), "keys renew") {
 		t.Errorf("with neither: %v", err)
 	}
 }
