@@ -15,6 +15,7 @@ const (
 	startLimit   = time.Minute      // a service that is not ready by then is killed
 	startSlow    = 30 * time.Second // and by then the owner is told
 	silenceLimit = 4 * Beat         // one that has not said for so long that it lives is killed
+	paused       = Beat             // where Run comes round so late, the whole machine stood still
 	stopLimit    = 5 * time.Second  // a service that was asked to stop and has not by then is killed
 	killLimit    = 2 * time.Second  // one that was killed and has not ended by then is left behind
 	manyEnds     = 3                // so many ends in a row and the owner is told

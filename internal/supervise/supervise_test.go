@@ -259,6 +259,27 @@ func TestAHungServiceIsKilledAndStartedAgain(t *testing.T) {
 	}
 }
 
+// A virtual machine that was paused has hung services only as long as nobody has run.
+func TestAPausedMachineKillsNobody(t *testing.T) {
+	b := start(t, spec("hung"))
+	b.Settle(t.Context(), time.Minute)
+	b.mu.Lock()
+	sv := b.services[0]
+	b.mu.Unlock()
+	testroot.Until(t, "it has said that it lives", func() bool { return sv.beat.Load() != 0 })
+	// As if it had spoken right before a pause of a minute, which Run then notices.
+	now := time.Since(b.Supervisor.start)
+	sv.beat.Store(int64(now - silenceLimit/2))
+	b.Supervisor.forgive(silenceLimit / 2)
+	if quiet := time.Since(b.Supervisor.start) - time.Duration(sv.beat.Load()); quiet > silenceLimit/4 {
+		t.Errorf("the pause is held against it: %v", quiet)
+	}
+	b.Supervisor.forgive(time.Second) // Run is that late on any busy machine
+	if got := time.Duration(sv.beat.Load()); got > time.Since(b.Supervisor.start) {
+		t.Errorf("its last word is in the future: %v", got)
+	}
+}
+
 func TestServicesSettleOrTimeRunsOut(t *testing.T) {
 	t.Run("settle", func(t *testing.T) {
 		b := start(t, spec("good"))

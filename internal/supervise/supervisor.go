@@ -163,7 +163,8 @@ func (s *Supervisor) Run(ctx context.Context) {
 	due := time.NewTimer(0)
 	defer due.Stop()
 	for {
-		s.progress.Store(int64(time.Since(s.start)))
+		round := time.Since(s.start)
+		s.forgive(round - time.Duration(s.progress.Swap(int64(round))))
 		if wait, any := s.step(time.Now()); any {
 			due.Reset(wait)
 		}
@@ -176,6 +177,24 @@ func (s *Supervisor) Run(ctx context.Context) {
 		case <-ctx.Done():
 			s.stop(tick.C)
 			return
+		}
+	}
+}
+
+// forgive takes a pause of the whole machine (its virtual one stopped, its disk or console stood still)
+// off what is held against the services: who did not run could not say that it lives.
+func (s *Supervisor) forgive(since time.Duration) {
+	if since < paused {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sv := range s.services {
+		if beat := sv.beat.Load(); beat != 0 {
+			sv.beat.CompareAndSwap(beat, beat+int64(since)) // a newer one is better still
+		}
+		if sv.state == machine.Starting {
+			sv.since = sv.since.Add(since)
 		}
 	}
 }
