@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -15,6 +16,7 @@ import (
 	"cloudlink.local/gateway/firmware/keys"
 	"cloudlink.local/gateway/firmware/publish"
 	"cloudlink.local/gateway/internal/update/bundle"
+	"cloudlink.local/gateway/internal/update/delta"
 )
 
 // keysFlag defines the flag -keys of commands that sign.
@@ -161,8 +163,14 @@ func publishImage(ctx context.Context, args []string) error {
 	return nil
 }
 
-// makeDelta is what publish makes deltas with: none.
-var makeDelta func(ctx context.Context, old, new []byte) ([]byte, error)
+// makeDelta makes what turns one linux.efi into another.
+func makeDelta(_ context.Context, old, new []byte) ([]byte, error) {
+	var b bytes.Buffer
+	if err := delta.Make(old, new, &b); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
 
 func listRepository(args []string) error {
 	f := flag.NewFlagSet("repo list", flag.ContinueOnError)

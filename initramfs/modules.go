@@ -48,6 +48,7 @@ func Modules(ctx context.Context) ([]Module, error) {
 				Module *struct {
 					Path, Version, Sum, Dir string
 					Main                    bool
+					Replace                 *struct{ Version string }
 				}
 			}
 			if err := d.Decode(&pkg); errors.Is(err, io.EOF) {
@@ -56,6 +57,9 @@ func Modules(ctx context.Context) ([]Module, error) {
 				return nil, fmt.Errorf("list modules: %w", err)
 			}
 			if pkg.Module == nil || pkg.Module.Main { // the standard library; ours
+				continue
+			}
+			if r := pkg.Module.Replace; r != nil && r.Version == "" { // ours, under another's name
 				continue
 			}
 			key := [2]string{pkg.Module.Path, pkg.Module.Version}

@@ -1,0 +1,3 @@
+module github.com/sigstore/sigstore
+
+go 1.26.0
