@@ -31,7 +31,15 @@ const (
 	questionCount = 2                // without an answer, before it is probed for
 	questionFirst = time.Minute      // until the first quiet question
 	questionMax   = 15 * time.Minute // between two, and how long a name must be held for us to start over
-	hintEvery     = 10 * time.Second // between two goodbyes that are acted upon
+	hintEvery     = 10 * time.Second // between two questions that goodbyes make us ask
+)
+
+// How long another number is looked for. When even the last one is denied it is kept, and probed for
+// less and less often: who denies everything must not make us talk without end.
+const (
+	lastRank    = 9
+	numberFirst = time.Second
+	numberMax   = time.Minute
 )
 
 // retry is when what could not be sent is tried again.
@@ -85,6 +93,7 @@ type link struct {
 	size    int // bytes that a packet may have, with its headers
 	names   []*name
 	sets    []*set // of all names that are announced
+	leads   *name  // what services and addresses lead to: the unique name, or what stands in for it
 	replies []*reply
 	sent    map[string]*[len(families)]time.Time // by set's id: when everybody last got it
 
@@ -124,6 +133,10 @@ func (l *link) update(now time.Time, w *Wish, to Link, mtu int) {
 			l.probe(n, start)
 		}
 		l.names = append(l.names, n)
+		if s := standIn(before, n); s != nil {
+			s.service = n.service
+			l.names = append(l.names, s)
+		}
 	}
 	if w.Host != w.Unique {
 		claim(hostRole, w.Host, Service{})
@@ -137,29 +150,24 @@ func (l *link) update(now time.Time, w *Wish, to Link, mtu int) {
 
 // same says whether other is the same claim.
 func (n *name) same(other *name) bool {
-	return n.role == other.role && n.label == other.label && n.service.Type == other.service.Type
+	return other.instead == nil && n.role == other.role && n.label == other.label && n.service.Type == other.service.Type
 }
 
 // fill makes all records anew, takes back those that are gone, and announces those that are new. Keep
 // says that those that are gone are still to be known as ours.
 func (l *link) fill(now time.Time, keep bool) {
 	old := l.sets
-	var unique *name
-	for _, n := range l.names {
-		if n.role == uniqueRole {
-			unique = n
-		}
-	}
+	l.leads = l.leading()
 	var all []*set
 	var changed []*name
 	at := now
 	for _, n := range l.names {
 		before := n.sets()
-		if unique == nil && n.role == instanceRole {
+		if l.leads == nil && n.role == instanceRole {
 			n.own, n.more = nil, nil
 			continue
 		}
-		n.fill(l.link.Addresses, unique)
+		n.fill(l.link.Addresses, l.leads)
 		if n.state == Announced && !slices.EqualFunc(before, n.sets(), equal) {
 			changed = append(changed, n)
 			if t := l.lastSent(n).Add(announceEvery); t.After(at) {
@@ -180,6 +188,53 @@ func (l *link) fill(now time.Time, keep bool) {
 	for _, r := range l.replies {
 		r.sets = l.current(r.sets)
 	}
+}
+
+// leading returns the name that services and addresses lead to. Where no number of the unique name can be
+// had, that is the short one; nil where the wish has no name that can be used.
+func (l *link) leading() *name {
+	var short, unique *name
+	for _, n := range l.names {
+		switch {
+		case n.role == hostRole:
+			short = n
+		case n.role == uniqueRole && n.instead == nil:
+			unique = n
+		}
+	}
+	if unique == nil || unique.state == Announced {
+		return unique
+	}
+	other := standIn(l.names, unique)
+	switch {
+	case other == nil:
+		return unique
+	case other.rank == lastRank && other.state != Announced && short != nil && short.state == Announced:
+		return short
+	}
+	return other
+}
+
+// standIn returns the name among names that stands in for n; nil where none does.
+func standIn(names []*name, n *name) *name {
+	for _, s := range names {
+		if s.instead == n {
+			return s
+		}
+	}
+	return nil
+}
+
+// settle lets those names go that have stood in for one that is ours again, and makes the records anew
+// where they lead to another name now.
+func (l *link) settle(now time.Time) {
+	over := func(n *name) bool { return n.instead != nil && n.instead.state == Announced }
+	if !slices.ContainsFunc(l.names, over) && l.leads == l.leading() {
+		return
+	}
+	l.names = slices.DeleteFunc(slices.Clone(l.names), over)
+	l.dirty = true
+	l.fill(now, true)
 }
 
 func equal(a, b *set) bool {
@@ -249,21 +304,22 @@ func (l *link) next() time.Time {
 
 // wake does all that is due.
 func (l *link) wake(now time.Time) {
-	due := map[State][]*name{}
+	isDue := func(n *name) bool { return !n.at.IsZero() && !now.Before(n.at) }
 	for _, n := range l.names {
-		if n.at.IsZero() || now.Before(n.at) {
-			continue
-		}
-		if n.state == Probing && n.step == probeCount {
+		if isDue(n) && n.state == Probing && n.step == probeCount {
 			l.won(now, n)
 		}
-		due[n.state] = append(due[n.state], n)
+	}
+	l.settle(now)
+	due := map[State][]*name{}
+	for _, n := range l.names {
+		if isDue(n) {
+			due[n.state] = append(due[n.state], n)
+		}
 	}
 	l.sendProbes(now, due[Probing])
 	l.announce(now, due[Announced])
-	for _, n := range due[Lost] {
-		l.ask(now, n)
-	}
+	l.ask(now, due[Lost])
 	l.reply(now)
 }
 
@@ -332,10 +388,7 @@ func (n *name) proposed() []wire.Record {
 // won makes n ours.
 func (l *link) won(now time.Time, n *name) {
 	n.state, n.step, n.since = Announced, 0, now
-	n.losses = 0
-	if n.rank == 1 {
-		n.rival = nil
-	}
+	n.losses, n.rival = 0, nil
 	if !slices.ContainsFunc(l.names, func(n *name) bool { return n.state == Probing }) {
 		l.slow = false
 	}
@@ -538,6 +591,7 @@ func (l *link) receive(now time.Time, p packet) {
 	default:
 		l.asked(now, p)
 	}
+	l.settle(now)
 }
 
 // hear looks what a response says about us.
@@ -562,6 +616,9 @@ func (l *link) hearRecord(now time.Time, p packet, key string, r *wire.Record) {
 	for _, n := range l.names {
 		if n.state == Lost && n.rival != nil && p.from.Addr() == n.rival.Addr {
 			l.callsItself(n, key, r)
+			if r.TTL == 0 { // of whatever: not every device takes its name back when it leaves
+				l.rivalLeaves(now, n)
+			}
 		}
 		if n.key != key || r.Class != wire.IN || r.Type == wire.NSEC ||
 			slices.ContainsFunc(n.own, func(s *set) bool { return s.has(key, r) }) || l.kin.ownRecord(now, key, r) {
@@ -621,22 +678,37 @@ func (l *link) denied(now time.Time, n *name, by netip.Addr) {
 	l.conflict(now)
 	l.meet(now, n, by)
 	n.losses, n.tied = 0, false
-	if n.role == hostRole {
+	switch {
+	case n.instead == nil:
 		l.lose(now, n)
-		return
+		if n.role != hostRole && standIn(l.names, n) == nil {
+			l.number(now, &name{role: n.role, label: n.label, service: n.service, rank: 1, instead: n})
+		}
+	case n.rank < lastRank:
+		l.number(now, n)
+	default:
+		n.patient, n.since = longer(n, now, numberFirst, numberMax), time.Time{}
+		l.probe(n, l.pause(now, now.Add(n.patient)))
+		l.collect()
 	}
+}
+
+// number gives a name that stands in for another the next number, and has it probed for.
+func (l *link) number(now time.Time, n *name) {
 	n.rank++
-	if err := n.rename(); err != nil { // it was good with another number
-		l.log.Error("A name cannot be numbered.", "link", l.link.Name, "err", err)
-		l.lose(now, n)
+	if err := n.rename(); err != nil {
+		l.log.Error("A name cannot be numbered.", "link", l.link.Name, "err", err) // it was good without
 		return
 	}
-	l.log.Warn("Another device has our name; we take another.", "link", l.link.Name, "name", n.text, "addr", by)
-	l.introduce(by)
+	if !slices.Contains(l.names, n) {
+		i := slices.Index(l.names, n.instead)
+		l.names = slices.Insert(slices.Clone(l.names), i+1, n)
+	}
+	l.log.Warn("We take another name.", "link", l.link.Name, "name", n.text, "instead", n.instead.text)
 	start := l.pause(now, now.Add(l.random(probeDelay)))
 	l.probe(n, start)
 	for _, o := range l.names {
-		if n.role == uniqueRole && o.role == instanceRole {
+		if n.role == uniqueRole && o.role == instanceRole && o.state != Lost {
 			// It will lead to another name than the rival's, whose instance may be called the same:
 			// as long as both led to the same name, neither could tell.
 			l.probe(o, start)
@@ -646,20 +718,24 @@ func (l *link) denied(now time.Time, n *name, by netip.Addr) {
 	l.fill(now, false) // what we were called is the rival's
 }
 
-// lose gives the short name up until it is free.
+// lose gives a name up until it is free.
 func (l *link) lose(now time.Time, n *name) {
-	held := !n.since.IsZero() && now.Sub(n.since) >= questionMax
-	if n.patient == 0 || held {
-		n.patient = questionFirst
-	} else {
-		n.patient = min(2*n.patient, questionMax)
-	}
-	n.state, n.step, n.at, n.since = Lost, 0, now.Add(n.patient), time.Time{}
+	n.patient = longer(n, now, questionFirst, questionMax)
+	n.state, n.step, n.at = Lost, 0, now.Add(n.patient)
+	n.since, n.hinted = time.Time{}, false
 	l.collect()
 	l.dirty = true
-	l.log.Warn("Another device has our short name; the long one goes on working.",
-		"link", l.link.Name, "name", n.text, "addr", n.rival.Addr)
+	l.log.Warn("Another device has our name; the others go on working.", "link", l.link.Name, "name", n.text, "addr", n.rival.Addr)
 	l.introduce(n.rival.Addr)
+}
+
+// longer is how long to wait for a name this time: from first on twice as long each time, until the name
+// was ours for a while.
+func longer(n *name, now time.Time, first, most time.Duration) time.Duration {
+	if held := !n.since.IsZero() && now.Sub(n.since) >= questionMax; held || n.patient == 0 {
+		return first
+	}
+	return min(2*n.patient, most)
 }
 
 // introduce asks a rival alone for its name (§5.5). For that the kernel has to find its MAC address out.
@@ -673,24 +749,38 @@ func (l *link) introduce(who netip.Addr) {
 	l.transmit(f, netip.AddrPortFrom(who, port), w)
 }
 
-// ask asks who has a lost name, and has it probed for where nobody does.
-func (l *link) ask(now time.Time, n *name) {
-	if n.step == questionCount {
-		l.probe(n, l.pause(now, now.Add(l.random(probeDelay))))
+// ask asks who has lost names, and has those probed for that nobody has.
+func (l *link) ask(now time.Time, names []*name) {
+	names = slices.DeleteFunc(names, func(n *name) bool {
+		free := n.step == questionCount
+		if free {
+			l.probe(n, l.pause(now, now.Add(l.random(probeDelay))))
+		}
+		return free
+	})
+	if len(names) == 0 {
 		return
 	}
-	n.step, n.at = n.step+1, now.Add(answerWait)
-	if l.question(wire.Question{Name: n.full, Type: wire.ANY, Class: wire.IN, Unicast: true}) != nil {
-		n.step, n.at = 0, now.Add(n.patient) // silence is no answer
+	err := l.toAll(func(f family) []*wire.Writer { return l.questions(f, names) })
+	for _, n := range names {
+		n.step, n.at = n.step+1, now.Add(answerWait)
+		if err != nil {
+			n.step, n.at = 0, now.Add(n.patient) // silence is no answer
+		}
 	}
 }
 
-func (l *link) question(q wire.Question) error {
-	return l.toAll(func(f family) []*wire.Writer {
-		w := wire.NewQuery(l.limit(f))
-		w.Question(q)
-		return []*wire.Writer{w}
-	})
+// questions makes the packets that ask for names: one, where they fit.
+func (l *link) questions(f family, names []*name) (packets []*wire.Writer) {
+	for _, n := range names {
+		q := wire.Question{Name: n.full, Type: wire.ANY, Class: wire.IN, Unicast: true}
+		if last := len(packets) - 1; last < 0 || !packets[last].Question(q) {
+			w := wire.NewQuery(l.limit(f))
+			w.Question(q)
+			packets = append(packets, w)
+		}
+	}
+	return packets
 }
 
 // stillLost puts the next question off, if one was asked.
@@ -698,21 +788,26 @@ func (l *link) stillLost(now time.Time, n *name, to netip.Addr) {
 	if n.step == 0 {
 		return
 	}
-	n.patient = min(2*n.patient, questionMax)
-	n.step, n.at = 0, now.Add(n.patient)
+	if !n.hinted { // else the question was not the next in turn
+		n.patient = min(2*n.patient, questionMax)
+	}
+	n.step, n.at, n.hinted = 0, now.Add(n.patient), false
 	if familyOf(n.rival.Addr) == familyOf(to) && n.rival.Addr != to {
 		n.rival = &Rival{Addr: to, Since: now}
 	}
 }
 
-// rivalLeaves asks whether a lost name is free, for its owner said goodbye. Everybody can say so: it
-// does not help often.
+// rivalLeaves has it asked soon whether a lost name is free, for its owner said goodbye. Everybody can
+// say so: it does not help often.
 func (l *link) rivalLeaves(now time.Time, n *name) {
-	if n.state != Lost || !n.hinted.IsZero() && now.Sub(n.hinted) < hintEvery {
-		return
+	at := now.Add(answerWait) // for as long a record with TTL 0 lives (§10.1)
+	if next := n.lastHint.Add(hintEvery); !n.lastHint.IsZero() && at.Before(next) {
+		at = next
 	}
-	n.hinted = now
-	n.step, n.at = 1, now.Add(answerWait) // for as long a record with TTL 0 lives (§10.1)
+	if n.state != Lost || n.step > 0 || !n.at.IsZero() && !at.Before(n.at) {
+		return // it is being asked, or will be by then
+	}
+	n.at, n.hinted, n.lastHint = at, true, at
 }
 
 // callsItself notes what other name a rival has.
@@ -782,7 +877,10 @@ func (l *link) status() LinkStatus {
 	s := LinkStatus{Name: l.link.Name}
 	for _, n := range l.names {
 		item := Name{Name: n.text, State: n.state}
-		if n.state == Lost || n.rank > 1 {
+		switch {
+		case n.instead != nil:
+			item.Instead, item.Rival = n.instead.text, n.instead.rival
+		case n.state == Lost:
 			item.Rival = n.rival
 		}
 		s.Names = append(s.Names, item)

@@ -64,15 +64,16 @@ type Status struct{ Links []LinkStatus }
 // A LinkStatus is a Status's part for one link.
 type LinkStatus struct {
 	Name    string
-	Names   []Name // host, unique name, each service instance
+	Names   []Name // host, unique name, each service instance; behind one that is lost what stands in for it
 	Trouble string // why nothing can be sent here, a technician's words; "" for none
 }
 
 // A Name is one of ours on one link.
 type Name struct {
-	Name  string // "cloudlink.local"
-	State State
-	Rival *Rival // with Lost, and with a name that had to be changed
+	Name    string // "cloudlink.local"
+	State   State
+	Instead string // of one with a number added: the name that it stands in for; else ""
+	Rival   *Rival // who has this name that is lost, or that one
 }
 
 // A State is how far a name is.

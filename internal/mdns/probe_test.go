@@ -246,32 +246,136 @@ func TestRFC6762_6_ResponsesComeFromPort5353(t *testing.T) {
 
 func TestRFC6762_8_1_ProbeRateLimit(t *testing.T) {
 	b := newBench(t)
-	b.wishes(ourWish(), ourPrefix)
-	var first []time.Duration
-	deny := func() {
+	w := ourWish()
+	for _, letter := range "abcdefgh" {
+		w.Services = append(w.Services, Service{Instance: string(letter), Type: "_http._tcp", Port: 80})
+	}
+	b.wishes(w, ourPrefix)
+	var denials []time.Duration
+	for range 4000 {
+		b.run(10 * ms)
 		for _, s := range b.take() {
 			for _, question := range s.msg.Questions {
-				if strings.HasPrefix(question.Name, "cloudlink-4711af") {
-					first = append(first, s.after)
-					b.tell(peer, host(question.Name, "192.0.2.9", 120))
+				if question.Type == wire.ANY && strings.HasPrefix(question.Name, "a") {
+					denials = append(denials, s.after)
+					b.tell(peer, wire.Record{Name: question.Name, Type: wire.TXT, Class: wire.IN, TTL: 120, Data: wire.TXTData([]string{"a=b"})})
+				}
+			}
+		}
+		if n := len(denials); n > 0 && b.after()-denials[n-1] > time.Second && n < 15 {
+			b.tell(peer, host(longName, "192.0.2.9", 120)) // whatever else makes a conflict
+			denials = append(denials, b.after())
+		}
+	}
+	if len(denials) < 17 {
+		t.Fatalf("only %d conflicts", len(denials))
+	}
+	for i := 16; i < len(denials); i++ {
+		if gap := denials[i] - denials[i-1]; gap < 5*time.Second {
+			t.Errorf("conflict %d came %v after the one before", i+1, gap)
+		}
+	}
+}
+
+// A thief denies each probe, whatever the name, for an hour: numbers and packets are few, and what it
+// leaves us goes on.
+func TestAThiefOfNamesCostsFewPackets(t *testing.T) {
+	for _, takesShort := range []bool{false, true} {
+		b := newBench(t)
+		b.wishes(ourWish(), ourPrefix)
+		b.run(10 * time.Second)
+		b.take()
+		b.tell(peer, host(longName, "192.0.2.66", 120))
+		b.tell(peer, wire.Record{Name: instance, Type: wire.TXT, Class: wire.IN, TTL: 120, Data: wire.TXTData([]string{"a=b"})})
+		if takesShort {
+			b.tell(peer, host(shortName, "192.0.2.66", 120))
+		}
+		packets := map[bool]int{}
+		start := b.after()
+		for range 60 * 60 * 20 {
+			b.run(50 * ms)
+			for _, s := range b.take() {
+				packets[s.after-start < time.Minute]++
+				if s.to != everyone || s.msg.Response {
+					continue
+				}
+				for _, question := range s.msg.Questions {
+					if strings.HasPrefix(question.Name, "CloudLink") {
+						b.tell(peer, wire.Record{Name: question.Name, Type: wire.TXT, Class: wire.IN, TTL: 120, Data: wire.TXTData([]string{"a=b"})})
+					} else if takesShort || question.Name != shortName {
+						b.tell(peer, host(question.Name, "192.0.2.66", 120))
+					}
+				}
+			}
+		}
+		if packets[true] > 80 || packets[false] > 59*7 {
+			t.Errorf("sent %d packets in the first minute, %d in the 59 after it", packets[true], packets[false])
+		}
+		for _, n := range []string{"cloudlink-4711af.local", "CloudLink Gateway (11af)._http._tcp.local"} {
+			if s := b.state(n); s.State != Lost || s.Rival == nil || s.Rival.Addr != peer.Addr() {
+				t.Errorf("%+v", s)
+			}
+		}
+		for number, wished := range map[string]string{
+			"cloudlink-4711af-9.local":                      "cloudlink-4711af.local",
+			"CloudLink Gateway (11af) (9)._http._tcp.local": "CloudLink Gateway (11af)._http._tcp.local",
+		} {
+			if s := b.state(number); s.State != Probing || s.Instead != wished || s.Rival == nil {
+				t.Errorf("%+v", s)
+			}
+		}
+		if names := b.link.status().Names; len(names) != 5 {
+			t.Errorf("names are %v", names)
+		}
+		b.ask(asker, q(shortName, wire.A))
+		b.ask(asker, q(reverse, wire.PTR))
+		if takesShort {
+			b.quiet("all names are the thief's")
+			continue
+		}
+		out := b.take()
+		if len(out) != 2 || out[1].msg.Answers[0].Target() != shortName {
+			t.Errorf("the name that is left is not answered for, or our address does not lead to it: %v", out)
+		}
+	}
+}
+
+// A thief leaves us no number of the unique name: a service whose name is ours leads to the short one.
+func TestServicesLeadToANameThatIsAnnounced(t *testing.T) {
+	b := up(t)
+	target := func() string {
+		t.Helper()
+		b.run(time.Second) // since it was announced
+		b.take()
+		b.ask(asker, q(instance, wire.SRV))
+		return b.one().msg.Answers[0].Target()
+	}
+	steal := true
+	b.tell(peer, host(longName, "192.0.2.66", 120))
+	run := func(d time.Duration) {
+		for range d / (50 * ms) {
+			b.run(50 * ms)
+			for _, s := range b.take() {
+				for _, question := range s.msg.Questions {
+					if steal && strings.HasPrefix(question.Name, "cloudlink-4711af") && s.to == everyone {
+						b.tell(peer, host(question.Name, "192.0.2.66", 120))
+					}
 				}
 			}
 		}
 	}
-	for range 4000 {
-		b.run(10 * ms)
-		deny()
+	run(10 * time.Second)
+	if got := target(); got != shortName {
+		t.Errorf("SRV leads to %s", got)
 	}
-	if len(first) < 17 {
-		t.Fatalf("probed only %d times", len(first))
+	steal = false
+	run(20 * time.Second)
+	if got := target(); got != "cloudlink-4711af-9.local." {
+		t.Errorf("a number is free, and SRV leads to %s", got)
 	}
-	for i := 16; i < len(first); i++ {
-		if gap := first[i] - first[i-1]; gap < 5*time.Second {
-			t.Errorf("probe %d came %v after the one before", i+1, gap)
-		}
-	}
-	if gap := first[14] - first[0]; gap > 10*time.Second {
-		t.Errorf("the first fifteen took %v: the limit is on before it has to", gap)
+	run(4 * time.Minute)
+	if got := target(); got != longName {
+		t.Errorf("the name is free, and SRV leads to %s", got)
 	}
 }
 
@@ -338,16 +442,16 @@ func TestInstanceAndLongNameGetNumbers(t *testing.T) {
 		b.tell(peer, srv)
 		b.run(200 * ms)
 	}
-	b.run(time.Minute)
-	if s := b.state("CloudLink Gateway (11af) (2)._http._tcp.local"); s.State != Announced || s.Rival == nil {
+	b.run(10 * time.Second)
+	if s := b.state("CloudLink Gateway (11af) (2)._http._tcp.local"); s.State != Announced || s.Rival == nil || s.Instead != "CloudLink Gateway (11af)._http._tcp.local" {
 		t.Errorf("the renamed instance is %+v", s)
 	}
 	for range 2 {
 		b.tell(peer, host(longName, "192.0.2.9", 120))
 		b.run(200 * ms)
 	}
-	b.run(time.Minute)
-	if s := b.state("cloudlink-4711af-2.local"); s.State != Announced || s.Rival == nil {
+	b.run(10 * time.Second)
+	if s := b.state("cloudlink-4711af-2.local"); s.State != Announced || s.Rival == nil || s.Instead != "cloudlink-4711af.local" {
 		t.Errorf("the renamed long name is %+v", s)
 	}
 	b.take()
@@ -359,6 +463,63 @@ func TestInstanceAndLongNameGetNumbers(t *testing.T) {
 	for _, s := range []string{"short", longName, instance} {
 		if strings.Contains(p.String(), s) {
 			t.Errorf("answer %v has %s in it", p, s)
+		}
+	}
+}
+
+// The names as wished come back like the short one does: after a goodbye, or when nobody answers for them.
+func TestWishedNamesComeBack(t *testing.T) {
+	srv := wire.Record{Name: instance, Type: wire.SRV, Class: wire.IN, TTL: 120, Data: wire.SRVData(80, "clone.local.")}
+	for how, leave := range map[string]func(b *bench){
+		"without a word": func(b *bench) { b.run(2 * time.Minute) },
+		"with a goodbye": func(b *bench) {
+			gone := srv
+			gone.TTL = 0
+			b.tell(peer, host(longName, "192.0.2.9", 0), gone)
+			b.run(10 * time.Second)
+		},
+		"with a goodbye of something else": func(b *bench) {
+			b.tell(peer, pointer("_ipp._tcp.local.", "other._ipp._tcp.local.", 0))
+			b.run(10 * time.Second)
+		},
+	} {
+		b := up(t)
+		for range 2 {
+			b.tell(peer, host(longName, "192.0.2.9", 120), srv)
+			b.run(200 * ms)
+		}
+		b.run(10 * time.Second)
+		if s := b.state("cloudlink-4711af.local"); s.State != Lost || s.Rival == nil || s.Instead != "" {
+			t.Errorf("%+v", s)
+		}
+		b.take()
+		leave(b)
+		out := b.take()
+		if len(out) > 2+3+2+2 { // questions, probes, announcements, goodbyes
+			t.Errorf("%s: sent %d packets: %v", how, len(out), out)
+		}
+		if names := b.link.status().Names; len(names) != 3 {
+			t.Errorf("%s: names are %v", how, names)
+		}
+		for _, n := range b.link.status().Names {
+			if n.State != Announced || n.Rival != nil || n.Instead != "" {
+				t.Errorf("%s: %+v", how, n)
+			}
+		}
+		gone := map[string]bool{}
+		for _, s := range out {
+			for _, r := range s.msg.Answers {
+				if r.TTL == 0 {
+					gone[r.Name] = true
+				}
+			}
+		}
+		if !gone["cloudlink-4711af-2.local."] || !gone[`CloudLink\ Gateway\ \(11af\)\ \(2\)._http._tcp.local.`] {
+			t.Errorf("%s: said goodbye to %v", how, gone)
+		}
+		b.ask(asker, q(instance, wire.SRV))
+		if got := b.one().msg.Answers[0].Target(); got != longName {
+			t.Errorf("%s: SRV leads to %s", how, got)
 		}
 	}
 }
@@ -471,6 +632,39 @@ func TestLostNameComesBackAfterTheRivalsGoodbye(t *testing.T) {
 	}
 	if questions > 6 {
 		t.Errorf("asked %d times in a minute", questions)
+	}
+}
+
+// What the rival said just before its goodbye may come after it: over the other family, say.
+func TestAGoodbyeIsBelievedThoughALateAnswerComes(t *testing.T) {
+	b := newBench(t)
+	b.wishes(ourWish(), ourPrefix)
+	b.run(400 * ms)
+	b.tell(peer, host(shortName, "192.0.2.9", 120))
+	b.run(10 * time.Second)
+	b.tell(peer, host(shortName, "192.0.2.9", 0))
+	b.tell(peer, host(shortName, "192.0.2.9", 120))
+	b.run(10 * time.Second)
+	if s := b.state("cloudlink.local"); s.State != Announced {
+		t.Errorf("%+v", s)
+	}
+}
+
+// A rival that is started again says goodbye twice within seconds.
+func TestASecondGoodbyeIsNotForgotten(t *testing.T) {
+	b := newBench(t)
+	b.wishes(ourWish(), ourPrefix)
+	b.run(400 * ms)
+	b.tell(peer, host(shortName, "192.0.2.9", 120))
+	b.run(5 * time.Second)
+	b.tell(peer, host(shortName, "192.0.2.9", 0))
+	b.run(1100 * ms)
+	b.tell(peer, host(shortName, "192.0.2.9", 120))
+	b.run(time.Second)
+	b.tell(peer, host(shortName, "192.0.2.9", 0))
+	b.run(15 * time.Second)
+	if s := b.state("cloudlink.local"); s.State != Announced {
+		t.Errorf("%+v", s)
 	}
 }
 

@@ -92,6 +92,7 @@ type name struct {
 	label   string  // as wished
 	service Service // of an instance
 	rank    int     // 1: the name is as wished; 2: it has a 2 added; …
+	instead *name   // the name as wished, where this one stands in for it while another device has it
 
 	text string // as people write it, without the last dot
 	full string
@@ -103,12 +104,13 @@ type name struct {
 	step  int       // probes, announcements or quiet questions sent
 	at    time.Time // of the next one; zero for none
 
-	losses  int           // ties lost in a row
-	tied    bool          // waits for the winner of a tie
-	rival   *Rival        // who has it, or had it when ours got its number
-	since   time.Time     // when it was announced
-	patient time.Duration // until the next quiet question
-	hinted  time.Time     // when a rival's goodbye was last acted upon
+	losses   int           // ties lost in a row
+	tied     bool          // waits for the winner of a tie
+	rival    *Rival        // who has it
+	since    time.Time     // when it was announced
+	patient  time.Duration // until the next quiet question, or the next probe for the last number
+	hinted   bool          // the next question is because of a goodbye
+	lastHint time.Time     // when such a one was last asked
 }
 
 // labels are those of the name, by its rank.
@@ -148,11 +150,11 @@ func (n *name) rename() error {
 // sets is all of a name's.
 func (n *name) sets() []*set { return slices.Concat(n.own, n.more) }
 
-// fill makes the name's records: addresses are those of the link, unique is the name they go by.
-func (n *name) fill(addrs []netip.Prefix, unique *name) {
+// fill makes the name's records: addresses are those of the link, leads is the name they lead to.
+func (n *name) fill(addrs []netip.Prefix, leads *name) {
 	n.own, n.more = nil, nil
 	if n.role == instanceRole {
-		n.fillService(unique)
+		n.fillService(leads)
 		return
 	}
 	data := map[wire.Type][]string{}
@@ -170,7 +172,7 @@ func (n *name) fill(addrs []netip.Prefix, unique *name) {
 		}
 	}
 	n.more = append(n.more, nsec(n.full, types...))
-	if n.role == uniqueRole {
+	if n == leads {
 		for _, a := range addrs {
 			// Not probed for: the address is ours alone, which ARP and its like have found out.
 			reverse := wire.ReverseName(a.Addr())
@@ -179,9 +181,9 @@ func (n *name) fill(addrs []netip.Prefix, unique *name) {
 	}
 }
 
-func (n *name) fillService(unique *name) {
-	srv := newSet(n.full, wire.SRV, hostTTL, true, wire.SRVData(n.service.Port, unique.full))
-	srv.target = unique.key
+func (n *name) fillService(leads *name) {
+	srv := newSet(n.full, wire.SRV, hostTTL, true, wire.SRVData(n.service.Port, leads.full))
+	srv.target = leads.key
 	n.own = []*set{srv, newSet(n.full, wire.TXT, otherTTL, true, wire.TXTData(n.service.Text))}
 
 	// These labels are parts of a name that was made already.
