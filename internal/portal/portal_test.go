@@ -1089,3 +1089,24 @@ func TestWordsAndNumbers(t *testing.T) {
 		}
 	}
 }
+
+// A version and a boot's name come back from the page as they are, whatever is in them.
+func TestLivePartDoesNotTellOfARestartThatWasNone(t *testing.T) {
+	g := sample()
+	g.m.BootID = "a+b&c=d%20"
+	p := newPortal(t, g, func(c *Config) { c.Release.Version = "0.0.0-dev.206+ge4365a3" })
+	for page, asks := range map[string]*regexp.Regexp{
+		"/":    regexp.MustCompile(`hx-get="(/live[^"]*)"`),
+		"/log": regexp.MustCompile(`hx-get="(/log/live[^"]*)"`),
+	} {
+		_, body := get(t, p, page, "Accept-Language", "en")
+		m := asks.FindStringSubmatch(body)
+		if m == nil {
+			t.Fatalf("%s does not ask for its live part", page)
+		}
+		resp, live := get(t, p, html.UnescapeString(m[1]), "Accept-Language", "en")
+		if resp.StatusCode >= 300 || strings.Contains(live, "restarted") {
+			t.Errorf("%s: %s %s", m[1], resp.Status, live)
+		}
+	}
+}
