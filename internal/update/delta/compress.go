@@ -9,11 +9,10 @@ import (
 // Compressor names what compresses the initramfs of this build, to the byte. It changes with the
 // library's version and with the settings below: a device makes a new initramfs only if it has the very
 // compressor that made it.
-const Compressor = "klauspost/compress v1.20.3 zstd best 8MiB"
+const Compressor = "klauspost/compress v1.20.3 zstd best 2MiB"
 
-// window is how far back the initramfs refers to itself. The kernel allocates it beside what it
-// unpacks, so it stays below the archive's size.
-const window = 8 << 20
+// window is how far back the initramfs refers to itself. Kernel and Apply keep so much of it in memory.
+const window = 2 << 20
 
 // NewCompressor compresses an initramfs to w; Close ends it and leaves w open. The same bytes give the
 // same bytes on every machine: the image builder's and the device's.

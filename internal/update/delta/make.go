@@ -12,8 +12,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// patchWindow is how far back a patch refers to itself: more saves next to nothing.
-const patchWindow = 1 << 20
+// patchWindow is how far back a patch refers to itself. Eight times as much makes it half a percent smaller.
+const patchWindow = 256 << 10
 
 // Make writes the patch that makes the linux.efi new of old to w. It has tried it: Apply of this build
 // gives new. ErrCompressor says that one of the two was made by a build with another compressor: there is
