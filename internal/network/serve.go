@@ -186,6 +186,8 @@ func (s *service) confirm(w http.ResponseWriter, r *http.Request) {
 	if !read(w, r, &q) {
 		return
 	}
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	s.settled(r.Context())
 	s.mu.Lock()
 	addresses, number := s.addresses, s.number
@@ -202,6 +204,8 @@ func (s *service) takeBack(w http.ResponseWriter, r *http.Request) {
 	if !read(w, r, &q) {
 		return
 	}
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	_, err := s.keeper.TakeBack()
 	s.told(w, r, err)
 }

@@ -31,13 +31,14 @@ type rule struct {
 	exprs   []expr.Any
 }
 
-// Bounds. The portal's is on connections that are open or half open: it takes dozens of forged ones a
-// second to lock others out, and they never fill the connection table that calls need. A ping a second is one person; the rest is room for tools.
+// Bounds a second. A ping a second is one person; the rest is room for tools. The responder gives each
+// host its share (package mdns): what is dropped here is dropped of all alike, and only what would cost
+// too much to read.
 const (
-	portalConnections = 2048
-	echoes            = 50   // a second, of each IP version
-	mdnsPackets       = 1000 // a second and port
-	adverts           = 20   // a second: the kernel makes a route of each prefix in a flood, without end
+	echoes      = 50 // of each IP version
+	tooBig      = 50 // words about the way's packet size, of each IP version
+	mdnsPackets = 30000
+	adverts     = 20 // the kernel makes a route of each prefix in a flood, without end
 )
 
 // rules returns the whole table for p.
@@ -46,6 +47,10 @@ func rules(p Policy) []chain {
 		// Voice: one look, whatever else stands below.
 		{"voice and other answers", match(udp(), state(expr.CtStateBitESTABLISHED), accept)},
 		{"the gateway itself", match(from(loopback), accept)},
+		// The page's connections are not tracked (below): these belong to nothing known, and the kernel
+		// looks for itself whether they are about something that it sent.
+		{"packet too big", match(ipv4(), icmp4(3), limit(tooBig), accept)},
+		{"packet too big", match(ipv6(), icmp6(2, 2), limit(tooBig), accept)},
 		{"broken", match(state(expr.CtStateBitINVALID), drop)},
 		// Nothing of ourselves comes from outside. What we send to ourselves is not tracked (below):
 		// so nobody can pass for a part of such a connection either.
@@ -83,12 +88,19 @@ func rules(p Policy) []chain {
 	input = append(input, rule{"everything else", match(drop)})
 
 	const raw, filter = -300, 0
+	page, mdns := portmap.Find("portal").Ports, portmap.Find("mdns").Ports
 	return []chain{
 		{"prerouting", unix.NF_INET_PRE_ROUTING, raw, nftables.ChainPolicyAccept, []rule{
 			{"the gateway itself", match(from(loopback), untracked)},
+			// What anybody may send at will must not fill the table that calls need: sixty forged
+			// connections a second would. The kernel's SYN cookies and the portal bound these.
+			{"the page", match(tcp(), to(page), untracked)},
+			{"mdns", match(udp(), to(mdns), untracked)},
 		}},
 		{"output", unix.NF_INET_LOCAL_OUT, raw, nftables.ChainPolicyAccept, []rule{
 			{"the gateway itself", match(out(loopback), untracked)},
+			{"the page", match(tcp(), by(page), untracked)},
+			{"mdns", match(udp(), by(mdns), untracked)},
 		}},
 		{"input", unix.NF_INET_LOCAL_IN, filter, nftables.ChainPolicyDrop, input},
 		{"forward", unix.NF_INET_FORWARD, filter, nftables.ChainPolicyDrop, []rule{
@@ -106,7 +118,6 @@ func (p Port) rules() []rule {
 		}
 	}
 	ports := func(id string) []expr.Any { return to(portmap.Find(id).Ports) }
-	offer("portal", tcp(), ports("portal"), moreThan(portalConnections), drop)
 	offer("portal", tcp(), ports("portal"), accept)
 	offer("rtp", udp(), ports("rtp"), accept)
 	offer("mdns", udp(), ports("mdns"), limit(mdnsPackets), accept)
@@ -169,11 +180,6 @@ func hopLimit(limit byte) []expr.Any { return network(7, []byte{limit}) }
 func destinationOnLink() []expr.Any  { return addressOnLink(24) }
 func sourceOnLink() []expr.Any       { return addressOnLink(8) }
 
-// moreThan matches the first packet of a connection that would be one too many.
-func moreThan(connections uint32) []expr.Any {
-	return []expr.Any{&expr.Connlimit{Count: connections, Flags: expr.NFT_CONNLIMIT_F_INV}}
-}
-
 func icmp6(first, last byte) []expr.Any {
 	if first == last {
 		return append(protocol(unix.IPPROTO_ICMPV6), transport(0, []byte{first})...)
@@ -226,9 +232,11 @@ func addressOnLink(offset uint32) []expr.Any {
 	}
 }
 
-// to matches destination ports.
-func to(p portmap.Ports) []expr.Any {
-	const offset = 2
+// by matches source ports, to matches destination ports.
+func by(p portmap.Ports) []expr.Any { return atPort(0, p) }
+func to(p portmap.Ports) []expr.Any { return atPort(2, p) }
+
+func atPort(offset uint32, p portmap.Ports) []expr.Any {
 	if p.From == p.To {
 		return transport(offset, binaryutil.BigEndian.PutUint16(p.From))
 	}
