@@ -106,12 +106,30 @@ func entries(text string) []string {
 	return append([]string{}, strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \t\n\r,;", r) })...)
 }
 
+// withMasks puts a subnet's mask or length, typed after a space, to the address before it: package
+// settings knows what it stands for.
+func withMasks(words []string) []string {
+	whole := []string{}
+	for _, word := range words {
+		last := len(whole) - 1
+		switch {
+		case last >= 0 && strings.HasPrefix(word, "/"):
+			whole[last] += word
+		case last >= 0 && settings.IsMask(word) && !strings.ContainsAny(whole[last], "/ "):
+			whole[last] += " " + word
+		default:
+			whole = append(whole, word)
+		}
+	}
+	return whole
+}
+
 // portJSON is what was typed for a port, for package settings to read: it knows what is wrong with it.
 func portJSON(values map[string]string) map[string]any {
 	family := func(name string) map[string]any {
 		f := map[string]any{"method": values[name+".method"]}
 		if values[name+".method"] == string(settings.Static) { // else the page does not show them
-			f["addresses"], f["router"] = entries(values[name+".addresses"]), strings.TrimSpace(values[name+".router"])
+			f["addresses"], f["router"] = withMasks(entries(values[name+".addresses"])), strings.TrimSpace(values[name+".router"])
 		}
 		return f
 	}
@@ -126,7 +144,7 @@ func portJSON(values map[string]string) map[string]any {
 	}
 	routes := []map[string]string{}
 	for line := range strings.Lines(values["routes"]) {
-		words := strings.Fields(line)
+		words := withMasks(strings.Fields(line))
 		if len(words) == 0 {
 			continue
 		}

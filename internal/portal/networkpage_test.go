@@ -94,6 +94,8 @@ func TestMistakesAreBesideTheirFields(t *testing.T) {
 	for _, c := range []struct{ path, field, typed, id, message string }{
 		{"/network/wan", "ipv4.addresses", "192.168.1.10", "wan-ipv4-addresses", "Write for example 192.168.1.10/24."},
 		{"/network/wan", "ipv4.addresses", "192.168.1.10/24\r\n10.0.0.0/8", "wan-ipv4-addresses", "10.0.0.0/8"},
+		{"/network/wan", "ipv4.addresses", "10.0.2.20 255.255.255.0", "wan-ipv4-addresses", "Write 10.0.2.20/24."},
+		{"/network/wan", "routes", "10.1.0.0 255.255.0.0 192.168.178.254", "wan-routes", "Write 10.1.0.0/16."},
 		{"/network/wan", "ipv4.addresses", "", "wan-ipv4-addresses", "needs an address"},
 		{"/network/wan", "ipv4.router", "10.9.9.9", "wan-ipv4-router", "10.9.9.9"},
 		{"/network/wan", "ipv4.router", "<script>alert(1)</script>", "wan-ipv4-router", "is not an IP address"},
@@ -108,7 +110,7 @@ func TestMistakesAreBesideTheirFields(t *testing.T) {
 		{"/network/wan", "ipv6.method", "dhcp", "wan-ipv6-method", "dhcp"},
 		{"/network/lan", "vlan", "x\x00\x1b[2J", "lan-vlan", "number"},
 		{"/find/names", "host", "", "names-host", "empty"},
-		{"/find/names", "host", "Büro.local", "names-host", "for example b-ro."},
+		{"/find/names", "host", "Büro.local", "names-host", "for example buero."},
 		{"/find/names", "host", strings.Repeat("x", 41), "names-host", "at most 40"},
 		{"/find/names", "host", "localhost", "names-host", "already means something else"},
 		{"/find/names", "host", "<script>alert(1)</script>", "names-host", "cannot be a name in the LAN"},

@@ -90,11 +90,14 @@ func (u Update) check(errs *Errors) {
 	}
 }
 
+// umlauts are how German writes its letters beyond a to z with those.
+var umlauts = strings.NewReplacer("ä", "ae", "ö", "oe", "ü", "ue", "ß", "ss")
+
 // check refuses what cannot be a host's name in .local: one label of RFC 1123, and none that means
 // something else already.
 func (n Names) check(errs *Errors) {
 	const path = "names.host"
-	label, _, _ := strings.Cut(strings.ToLower(n.Host), ".local")
+	label, _, _ := strings.Cut(umlauts.Replace(strings.ToLower(n.Host)), ".local")
 	example := strings.Trim(strings.Map(func(r rune) rune {
 		if r == '-' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' {
 			return r
@@ -103,7 +106,7 @@ func (n Names) check(errs *Errors) {
 	}, label), "-")
 	switch {
 	case n.Host == "":
-		errs.add(path, Empty)
+		errs.add(path, NameEmpty, "example", Default().Names.Host)
 	case len(n.Host) > maxName:
 		errs.add(path, NameLength, "value", n.Host, "most", strconv.Itoa(maxName))
 	case strings.Contains(n.Host, ".") || !isHostName(n.Host):
@@ -212,6 +215,10 @@ func checkFamily(errs *Errors, path string, version int, f IPv4, own []netip.Pre
 	var subnets []netip.Prefix
 	for i, a := range f.Addresses {
 		at := entry(path+".addresses", i)
+		if a.Addr().IsUnspecified() {
+			errs.add(at, NotSubnet, "value", a.String())
+			continue
+		}
 		if !checkUnicast(errs, at, a.Addr()) || !checkVersion(errs, at, version, a.Addr()) || !checkHostAddress(errs, at, a) {
 			continue
 		}

@@ -75,7 +75,7 @@ var rules = []struct {
 		"network.wan.ipv4.addresses[3] reserved, network.wan.ipv4.addresses[4] link-local, network.wan.ipv4.addresses[5] reserved"},
 	{"special IPv6", func(_ *Settings, wan, _ *Port) {
 		wan.IPv6 = IPv6(static("", "::/64", "::1/128", "ff02::5/64", "::ffff:192.0.2.5/120"))
-	}, "network.wan.ipv6.addresses[0] unspecified, network.wan.ipv6.addresses[1] loopback, network.wan.ipv6.addresses[2] multicast, " +
+	}, "network.wan.ipv6.addresses[0] not-subnet, network.wan.ipv6.addresses[1] loopback, network.wan.ipv6.addresses[2] multicast, " +
 		"network.wan.ipv6.addresses[3] mapped-address"},
 	{"the other version", func(_ *Settings, wan, _ *Port) {
 		wan.IPv4 = static("2001:db8::1", "192.0.2.5/24", "2001:db8::5/64")
@@ -217,7 +217,7 @@ var rules = []struct {
 	}, "clock.servers[0] loopback, clock.servers[1] multicast, clock.servers[2] unspecified, clock.servers[3] link-local, clock.servers[4] zone-in-address, " +
 		"clock.servers[5] loopback, clock.servers[6] loopback"},
 	{"names", func(s *Settings, _, _ *Port) { s.Names.Host = "Office-2" }, ""},
-	{"no name", func(s *Settings, _, _ *Port) { s.Names.Host = "" }, "names.host empty"},
+	{"no name", func(s *Settings, _, _ *Port) { s.Names.Host = "" }, "names.host name-empty"},
 	{"a name with its domain", func(s *Settings, _, _ *Port) { s.Names.Host = "cloudlink.local" }, "names.host name-label"},
 	{"a name of digits", func(s *Settings, _, _ *Port) { s.Names.Host = "4711" }, "names.host name-label"},
 	{"a name with a space", func(s *Settings, _, _ *Port) { s.Names.Host = "my gateway" }, "names.host name-label"},
@@ -255,7 +255,7 @@ func TestD2CheckNamesEveryMistakeAtItsField(t *testing.T) {
 }
 
 func TestEveryCodeIsTried(t *testing.T) {
-	tried := map[string]bool{string(PortRange): true, string(PortInternal): true} // below
+	tried := map[string]bool{string(PortRange): true, string(PortInternal): true, string(Wrapped): true} // elsewhere
 	for _, c := range rules {
 		for _, mistake := range strings.Split(c.want, ", ") {
 			tried[mistake[strings.Index(mistake, " ")+1:]] = true

@@ -25,7 +25,8 @@ const (
 )
 
 // Decode reads settings of this version. Unknown keys, keys given twice and values of a wrong type
-// are mistakes, returned as Errors; keys left out have their defaults. It does not Check.
+// are mistakes, returned as Errors; keys left out have their defaults. It does not Check, but where
+// something is wrong already it tells what else is, as far as that does not follow from it.
 func Decode(b []byte) (Settings, error) {
 	doc, errs := parse("", b)
 	if errs != nil {
@@ -41,7 +42,7 @@ func Decode(b []byte) (Settings, error) {
 	}
 	s := Default()
 	if assign(&errs, "", &s, object); errs != nil {
-		return Settings{}, errs
+		return Settings{}, errs.also(s.check)
 	}
 	return s, nil
 }
@@ -54,8 +55,12 @@ func DecodeNetwork(b []byte) (Network, error) {
 		return Network{}, errs
 	}
 	n := Default().Network
-	if assign(&errs, "network", &n, doc); errs != nil {
+	if wrapped(doc) {
+		errs.add("network.settings", Wrapped)
 		return Network{}, errs
+	}
+	if assign(&errs, "network", &n, doc); errs != nil {
+		return Network{}, errs.also(n.check)
 	}
 	return n, nil
 }
@@ -67,8 +72,12 @@ func DecodeNames(b []byte) (Names, error) {
 		return Names{}, errs
 	}
 	n := Default().Names
-	if assign(&errs, "names", &n, doc); errs != nil {
+	if wrapped(doc) {
+		errs.add("names.settings", Wrapped)
 		return Names{}, errs
+	}
+	if assign(&errs, "names", &n, doc); errs != nil {
+		return Names{}, errs.also(n.check)
 	}
 	return n, nil
 }
@@ -81,9 +90,16 @@ func DecodeUpdate(b []byte) (Update, error) {
 	}
 	u := Default().Update
 	if assign(&errs, "update", &u, doc); errs != nil {
-		return Update{}, errs
+		return Update{}, errs.also(u.check)
 	}
 	return u, nil
+}
+
+// wrapped says whether doc is what GET answers with, which has the settings beside the state.
+func wrapped(doc any) bool {
+	object, _ := doc.(map[string]any)
+	_, has := object["settings"]
+	return has
 }
 
 // parse reads JSON into maps, slices, strings, json.Numbers, bools and nil. encoding/json alone lets
@@ -292,9 +308,12 @@ func parsePrefix(errs *Errors, path, text string) (netip.Prefix, bool) {
 	if err == nil {
 		return p, true
 	}
-	before, after, _ := strings.Cut(text, "/")
+	before, after, slash := strings.Cut(text, "/")
+	if !slash {
+		before, after, _ = strings.Cut(text, " ") // as in "192.0.2.1 255.255.255.0"
+	}
 	a, err := netip.ParseAddr(before)
-	if err != nil {
+	if err != nil || after == "" && IsMask(before) {
 		errs.add(path, NotSubnet, "value", text)
 		return netip.Prefix{}, false
 	}
@@ -305,10 +324,8 @@ func parsePrefix(errs *Errors, path, text string) (netip.Prefix, bool) {
 	code := NotSubnet
 	if after == "" {
 		code = NoLength
-	} else if mask, err := netip.ParseAddr(after); err == nil && mask.Is4() && a.Is4() {
-		if ones, bits := net.IPMask(mask.AsSlice()).Size(); bits != 0 {
-			code, length = LengthAsMask, ones
-		}
+	} else if ones, ok := maskLength(strings.TrimSpace(after)); ok && a.Is4() {
+		code, length = LengthAsMask, ones
 	}
 	if code == NotSubnet {
 		errs.add(path, code, "value", text)
@@ -316,4 +333,20 @@ func parsePrefix(errs *Errors, path, text string) (netip.Prefix, bool) {
 		errs.add(path, code, "value", text, "example", netip.PrefixFrom(a.WithZone(""), length).String())
 	}
 	return netip.Prefix{}, false
+}
+
+// IsMask says whether text is an IPv4 subnet mask that no host could have as its address.
+func IsMask(text string) bool {
+	ones, ok := maskLength(text)
+	return ok && ones >= 8
+}
+
+// maskLength returns the length of the subnet whose mask text is.
+func maskLength(text string) (int, bool) {
+	mask, err := netip.ParseAddr(text)
+	if err != nil || !mask.Is4() {
+		return 0, false
+	}
+	ones, bits := net.IPMask(mask.AsSlice()).Size()
+	return ones, bits != 0
 }

@@ -228,3 +228,56 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// Whoever mistyped two fields is told of both, but not of what follows from the other mistake.
+func TestMistakesOfFormAndOfValueAreToldTogether(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{`{"wan":{"vlan":"x","mtu":9,"ipv4":{"method":"static"}},"lan":{"dns":["127.0.0.1"]}}`,
+			"network.wan.vlan not-number, network.wan.ipv4.addresses addresses-missing, network.wan.mtu mtu-range, network.lan.dns[0] loopback"},
+		{`{"wan":{"ipv4":{"method":"static","addresses":["192.0.2.1","10.0.0.1/24"],"router":"192.0.2.254"}}}`, "network.wan.ipv4.addresses[0] no-length"},
+		{`{"wan":{"ipv4":{"method":7,"addresses":["192.0.2.1/24"],"router":"192.0.2.254"},"vlan":5000}}`, "network.wan.ipv4.method not-text, network.wan.vlan vlan-range"},
+		{`{"wan":{"ipv4":{"method":"static","addresses":["192.0.2.1/24"]},"vlan":"7"},"lan":{"ipv4":{"method":"static","addresses":["192.0.2.2/24"]}}}`, "network.wan.vlan not-number"},
+		{`{"settings":{"wan":{}},"ports":[]}`, "network.settings wrapped"},
+	} {
+		_, err := DecodeNetwork([]byte(c.text))
+		got, _ := errors.AsType[Errors](err)
+		complete(t, got)
+		wanted := strings.Split(c.want, ", ")
+		var told []string
+		for _, e := range got {
+			told = append(told, e.Path+" "+string(e.Code))
+		}
+		slices.Sort(wanted)
+		slices.Sort(told)
+		if !slices.Equal(told, wanted) {
+			t.Errorf("%s:\n got %q\nwant %q", c.text, told, wanted)
+		}
+	}
+}
+
+func TestAMaskAfterASpaceIsUnderstood(t *testing.T) {
+	for text, want := range map[string]string{
+		"10.0.2.20 255.255.255.0": "Write 10.0.2.20/24.",
+		"10.0.2.20/255.255.255.0": "Write 10.0.2.20/24.",
+		"10.0.0.0  255.0.0.0":     "Write 10.0.0.0/8.",
+		"10.0.2.20":               "Write for example 10.0.2.20/24.",
+		"255.255.255.0":           "Enter one like 192.168.1.10/24 or 2001:db8::10/64.",
+		"10.0.2.20 255.0.255.0":   "Enter one like 192.168.1.10/24 or 2001:db8::10/64.",
+		"2001:db8::1 255.255.0.0": "Enter one like 192.168.1.10/24 or 2001:db8::10/64.",
+	} {
+		var errs Errors
+		if _, ok := parsePrefix(&errs, "x", text); ok || errs[0].Text("en").Cure != want {
+			t.Errorf("%s: %v", text, errs)
+		}
+	}
+}
+
+func TestM21_ExampleOfANameWritesUmlautsAsGermanDoes(t *testing.T) {
+	for host, want := range map[string]string{"ümlaut": "uemlaut", "Größe": "groesse", "Büro.local": "buero", "Ä": "ae"} {
+		s := Default()
+		s.Names.Host = host
+		if e, ok := errors.AsType[*FieldError](s.Check()); !ok || e.Args["example"] != want {
+			t.Errorf("%s: %v", host, e)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package settings
 
 import (
 	"embed"
+	"slices"
 	"strings"
 	"sync"
 	"unicode"
@@ -29,6 +30,7 @@ const (
 	NotJSON        Code = "not-json"
 	BadVersion     Code = "bad-version"
 	UnknownKey     Code = "unknown-key"
+	Wrapped        Code = "wrapped" // the whole of what GET shows
 	DuplicateKey   Code = "duplicate-key"
 	NotObject      Code = "not-object"
 	NotList        Code = "not-list"
@@ -79,6 +81,7 @@ const (
 	HostScheme         Code = "host-scheme"
 	HostPort           Code = "host-port"
 	HostSyntax         Code = "host-syntax"
+	NameEmpty          Code = "name-empty"
 	NameLabel          Code = "name-label"
 	NameLength         Code = "name-length"
 	NameTaken          Code = "name-taken"
@@ -99,6 +102,7 @@ var codes = map[Code][]string{
 	NotJSON:            {"line"},
 	BadVersion:         {"version"},
 	UnknownKey:         nil,
+	Wrapped:            nil,
 	DuplicateKey:       nil,
 	NotObject:          nil,
 	NotList:            nil,
@@ -145,6 +149,7 @@ var codes = map[Code][]string{
 	HostScheme:         {"value"},
 	HostPort:           {"value", "example"},
 	HostSyntax:         {"value"},
+	NameEmpty:          {"example"},
 	NameLabel:          {"value", "example"},
 	NameLength:         {"value", "most"},
 	NameTaken:          {"value"},
@@ -227,6 +232,41 @@ func (e *Errors) add(path string, code Code, args ...string) {
 	if len(*e) < maxErrors {
 		*e = append(*e, fieldError(path, code, args...))
 	}
+}
+
+// also adds what check finds in settings of which e could not be read, without what follows from e.
+func (e Errors) also(check func(*Errors)) Errors {
+	var more Errors
+	check(&more)
+	for _, m := range more {
+		if !slices.ContainsFunc(e, func(read *FieldError) bool { return within(read.Path, m.basis()) || within(m.Path, read.Path) }) && len(e) < maxErrors {
+			e = append(e, m)
+		}
+	}
+	return e
+}
+
+// basis is the path of all that e was found from.
+func (e *FieldError) basis() string {
+	parts := strings.Split(e.Path, ".")
+	switch e.Code {
+	case AddressesMissing, AddressesNotStatic, RouterNotStatic, RouterOutside:
+		if !strings.Contains(e.Path, ".routes[") {
+			return strings.Join(parts[:len(parts)-1], ".") // the port's IPv4 or IPv6
+		}
+		return strings.Join(parts[:2], ".") // the port
+	case RouteFamilyOff:
+		return strings.Join(parts[:2], ".")
+	case SubnetsOverlap:
+		return parts[0] // both ports
+	}
+	return e.Path
+}
+
+// within says whether path is that of outer or of something in it.
+func within(path, outer string) bool {
+	rest, ok := strings.CutPrefix(path, outer)
+	return ok && (rest == "" || outer == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 // orNil is nil for no mistake at all.
