@@ -22,10 +22,10 @@ type NamesState struct {
 }
 
 // namesState is as networkState.
-func (p *Portal) namesState(ctx context.Context, s network.Status) (*namesOutput, error) {
+func (p *Portal) namesState(ctx context.Context, s network.Status, lang string) (*namesOutput, error) {
 	all, err := p.settings(ctx)
 	if err != nil {
-		return nil, errSilent
+		return nil, silent(lang)
 	}
 	return &namesOutput{NamesState{Settings: all.Names, Names: s.Names}}, nil
 }

@@ -102,6 +102,9 @@ type (
 		Asker
 		RawBody []byte `contentType:"application/json"`
 	}
+	langInput struct {
+		AcceptLanguage string `header:"Accept-Language" doc:"Language of the texts: de or en" example:"de"`
+	}
 	diaryInput struct {
 		AcceptLanguage string `header:"Accept-Language" doc:"Language of the texts: de or en" example:"de"`
 		After          uint64 `query:"after" doc:"ID of an entry; only later ones are returned"`
@@ -123,22 +126,43 @@ func (in *emptyInput) Resolve(c huma.Context) []error {
 	return in.Asker.Resolve(c)
 }
 
-var errSilent = huma.Error503ServiceUnavailable("the network service does not answer")
+// silent answers that the network service does not.
+func silent(lang string) error {
+	return huma.Error503ServiceUnavailable(view{Lang: lang}.Word("", "api.silent"))
+}
 
 // failed answers with why the network service did not do something.
-func failed(err error, code int, lang string) error {
+func failed(err error, lang string) error {
 	refusal := refusalOf(err)
 	if refusal == nil {
-		return errSilent
+		return silent(lang)
 	}
-	if len(refusal.Fields) > 0 {
-		code = http.StatusUnprocessableEntity
-	}
+	const code = http.StatusUnprocessableEntity
 	problem := &Problem{ErrorModel: huma.ErrorModel{Status: code, Title: http.StatusText(code), Detail: plain(refusal.Reason)}}
+	var sentences []string
 	for _, f := range refusal.Fields {
-		problem.Fields = append(problem.Fields, Field{f, f.Text(lang)})
+		text := f.Text(lang)
+		problem.Fields = append(problem.Fields, Field{f, text})
+		sentences = append(sentences, plain(f.Path+": "+text.Message+" "+text.Cure))
+	}
+	if len(sentences) > 0 {
+		problem.Detail = strings.Join(sentences, " ")
 	}
 	return problem
+}
+
+// notDoneAPI answers that the change on probation was neither kept nor taken back. idle is the text for
+// where there is none.
+func (p *Portal) notDoneAPI(ctx context.Context, err error, idle, lang string) error {
+	s, silence := p.networkStatus(ctx)
+	if refusalOf(err) == nil || silence != nil {
+		return silent(lang)
+	}
+	text := idle
+	if s.Change != nil {
+		text = "api.address"
+	}
+	return huma.Error409Conflict(view{Lang: lang}.Word("", text))
 }
 
 // wrong is an error of package settings as a refusal.
@@ -184,12 +208,12 @@ func (p *Portal) networkAPI(api huma.API) {
 	huma.Register(api, huma.Operation{
 		OperationID: "get-network", Method: http.MethodGet, Path: networkPath,
 		Summary: "The Ethernet ports: settings and state", Errors: reads,
-	}, func(ctx context.Context, _ *struct{}) (*networkOutput, error) {
+	}, func(ctx context.Context, in *langInput) (*networkOutput, error) {
 		s, err := p.networkStatus(ctx)
 		if err != nil {
-			return nil, errSilent
+			return nil, silent(acceptedLang(in.AcceptLanguage))
 		}
-		return p.networkState(ctx, s)
+		return p.networkState(ctx, s, acceptedLang(in.AcceptLanguage))
 	})
 	huma.Register(api, huma.Operation{
 		OperationID: "put-network", Method: http.MethodPut, Path: networkPath,
@@ -200,45 +224,47 @@ func (p *Portal) networkAPI(api huma.API) {
 		lang := acceptedLang(in.AcceptLanguage)
 		n, err := settings.DecodeNetwork(in.RawBody)
 		if err != nil {
-			return nil, failed(wrong(err), http.StatusUnprocessableEntity, lang)
+			return nil, failed(wrong(err), lang)
 		}
 		s, err := p.change(ctx, func(ctx context.Context) (network.Status, error) {
 			return p.network.Change(ctx, network.Proposal{Request: in.Request, Network: &n})
 		})
 		if err != nil {
-			return nil, failed(err, http.StatusUnprocessableEntity, lang)
+			return nil, failed(err, lang)
 		}
-		return p.networkState(ctx, s)
+		return p.networkState(ctx, s, acceptedLang(in.AcceptLanguage))
 	})
 	huma.Register(api, huma.Operation{
 		OperationID: "confirm-network", Method: http.MethodPost, Path: confirmPath,
 		Summary: "Keep the change on probation; counts over one of its addresses only", Responses: problems(http.StatusConflict, http.StatusUnprocessableEntity),
 	}, func(ctx context.Context, in *emptyInput) (*networkOutput, error) {
+		lang := acceptedLang(in.AcceptLanguage)
 		s, err := p.change(ctx, func(ctx context.Context) (network.Status, error) { return p.network.Confirm(ctx, in.Request) })
 		if err != nil {
-			return nil, failed(err, http.StatusConflict, "en")
+			return nil, p.notDoneAPI(ctx, err, "api.confirm", lang)
 		}
-		return p.networkState(ctx, s)
+		return p.networkState(ctx, s, acceptedLang(in.AcceptLanguage))
 	})
 	huma.Register(api, huma.Operation{
 		OperationID: "return-network", Method: http.MethodPost, Path: returnPath,
 		Summary: "Take the change on probation back now", Responses: problems(http.StatusConflict, http.StatusUnprocessableEntity),
 	}, func(ctx context.Context, in *emptyInput) (*networkOutput, error) {
+		lang := acceptedLang(in.AcceptLanguage)
 		s, err := p.change(ctx, func(ctx context.Context) (network.Status, error) { return p.network.Return(ctx, in.Request) })
 		if err != nil {
-			return nil, failed(err, http.StatusConflict, "en")
+			return nil, p.notDoneAPI(ctx, err, "api.return", lang)
 		}
-		return p.networkState(ctx, s)
+		return p.networkState(ctx, s, acceptedLang(in.AcceptLanguage))
 	})
 	huma.Register(api, huma.Operation{
 		OperationID: "get-clock", Method: http.MethodGet, Path: clockPath,
 		Summary: "The clock: time servers and state", Errors: reads,
-	}, func(ctx context.Context, _ *struct{}) (*clockOutput, error) {
+	}, func(ctx context.Context, in *langInput) (*clockOutput, error) {
 		s, err := p.networkStatus(ctx)
 		if err != nil {
-			return nil, errSilent
+			return nil, silent(acceptedLang(in.AcceptLanguage))
 		}
-		return p.clockState(ctx, s)
+		return p.clockState(ctx, s, acceptedLang(in.AcceptLanguage))
 	})
 	huma.Register(api, huma.Operation{
 		OperationID: "put-clock", Method: http.MethodPut, Path: clockPath,
@@ -247,25 +273,25 @@ func (p *Portal) networkAPI(api huma.API) {
 		lang := acceptedLang(in.AcceptLanguage)
 		c, err := decodeClock(in.RawBody)
 		if err != nil {
-			return nil, failed(wrong(err), http.StatusUnprocessableEntity, lang)
+			return nil, failed(wrong(err), lang)
 		}
 		s, err := p.change(ctx, func(ctx context.Context) (network.Status, error) {
 			return p.network.Change(ctx, network.Proposal{Request: in.Request, Clock: &c})
 		})
 		if err != nil {
-			return nil, failed(err, http.StatusUnprocessableEntity, lang)
+			return nil, failed(err, lang)
 		}
-		return p.clockState(ctx, s)
+		return p.clockState(ctx, s, acceptedLang(in.AcceptLanguage))
 	})
 	huma.Register(api, huma.Operation{
 		OperationID: "get-names", Method: http.MethodGet, Path: namesPath,
 		Summary: "The gateway's names in the LAN: settings and state", Errors: reads,
-	}, func(ctx context.Context, _ *struct{}) (*namesOutput, error) {
+	}, func(ctx context.Context, in *langInput) (*namesOutput, error) {
 		s, err := p.networkStatus(ctx)
 		if err != nil {
-			return nil, errSilent
+			return nil, silent(acceptedLang(in.AcceptLanguage))
 		}
-		return p.namesState(ctx, s)
+		return p.namesState(ctx, s, acceptedLang(in.AcceptLanguage))
 	})
 	huma.Register(api, huma.Operation{
 		OperationID: "put-names", Method: http.MethodPut, Path: namesPath,
@@ -275,15 +301,15 @@ func (p *Portal) networkAPI(api huma.API) {
 		lang := acceptedLang(in.AcceptLanguage)
 		n, err := settings.DecodeNames(in.RawBody)
 		if err != nil {
-			return nil, failed(wrong(err), http.StatusUnprocessableEntity, lang)
+			return nil, failed(wrong(err), lang)
 		}
 		s, err := p.change(ctx, func(ctx context.Context) (network.Status, error) {
 			return p.network.Change(ctx, network.Proposal{Request: in.Request, Names: &n})
 		})
 		if err != nil {
-			return nil, failed(err, http.StatusUnprocessableEntity, lang)
+			return nil, failed(err, lang)
 		}
-		return p.namesState(ctx, s)
+		return p.namesState(ctx, s, acceptedLang(in.AcceptLanguage))
 	})
 	huma.Register(api, huma.Operation{
 		OperationID: "get-network-diary", Method: http.MethodGet, Path: diaryPath,
@@ -291,7 +317,7 @@ func (p *Portal) networkAPI(api huma.API) {
 	}, func(ctx context.Context, in *diaryInput) (*diaryOutput, error) {
 		list, err := p.diary(ctx)
 		if err != nil {
-			return nil, errSilent
+			return nil, silent(acceptedLang(in.AcceptLanguage))
 		}
 		out := &diaryOutput{Diary{Entries: []DiaryEntry{}}}
 		for _, e := range list {
@@ -304,10 +330,10 @@ func (p *Portal) networkAPI(api huma.API) {
 	huma.Register(api, huma.Operation{
 		OperationID: "get-network-ports", Method: http.MethodGet, Path: portsPath,
 		Summary: "The table of ports: what has to be open on the way", Errors: reads,
-	}, func(ctx context.Context, _ *struct{}) (*tableOutput, error) {
+	}, func(ctx context.Context, in *langInput) (*tableOutput, error) {
 		rows, err := p.table(ctx)
 		if err != nil {
-			return nil, errSilent
+			return nil, silent(acceptedLang(in.AcceptLanguage))
 		}
 		return &tableOutput{PortTable{append([]portmap.Row{}, rows...)}}, nil
 	})
@@ -319,10 +345,10 @@ func (p *Portal) networkAPI(api huma.API) {
 			unhurried(w)
 			next(c)
 		}},
-	}, func(ctx context.Context, _ *emptyInput) (*selfTestOutput, error) {
+	}, func(ctx context.Context, in *emptyInput) (*selfTestOutput, error) {
 		results, err := p.selfTest(ctx)
 		if err != nil {
-			return nil, errSilent
+			return nil, silent(acceptedLang(in.AcceptLanguage))
 		}
 		return &selfTestOutput{SelfTest{append([]portmap.Result{}, results...)}}, nil
 	})
@@ -337,19 +363,19 @@ func (p *Portal) networkAPI(api huma.API) {
 }
 
 // networkState adds the settings to s.
-func (p *Portal) networkState(ctx context.Context, s network.Status) (*networkOutput, error) {
+func (p *Portal) networkState(ctx context.Context, s network.Status, lang string) (*networkOutput, error) {
 	all, err := p.settings(ctx)
 	if err != nil {
-		return nil, errSilent
+		return nil, silent(lang)
 	}
 	return &networkOutput{NetworkState{Settings: all.Network, Ports: s.Ports, Clock: s.Clock, Change: s.Change}}, nil
 }
 
 // clockState is as networkState.
-func (p *Portal) clockState(ctx context.Context, s network.Status) (*clockOutput, error) {
+func (p *Portal) clockState(ctx context.Context, s network.Status, lang string) (*clockOutput, error) {
 	all, err := p.settings(ctx)
 	if err != nil {
-		return nil, errSilent
+		return nil, silent(lang)
 	}
 	return &clockOutput{ClockState{Servers: all.Clone().Clock.Servers, Clock: s.Clock}}, nil
 }
@@ -360,7 +386,9 @@ func checkWrite(w http.ResponseWriter, r *http.Request) bool {
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		return true
 	}
-	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+	// A POST of this API says nothing; Portal.origin has refused it from other sites.
+	bare := r.Method == http.MethodPost && r.ContentLength == 0 && r.Header.Get("Content-Type") == ""
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); !bare && (err != nil || kind != "application/json") {
 		problem(w, http.StatusUnsupportedMediaType, "send JSON, with the header Content-Type: application/json")
 		return false
 	}

@@ -140,6 +140,7 @@ func TestNetworkAPIRefusesWithThePath(t *testing.T) {
 		{networkPath, `{"lan": {"vlan": "7"}}`, "network.lan.vlan", "not-number", ""},
 		{networkPath, `{"lan": {"vlan": 7, "vlan": 8}}`, "network.lan.vlan", "duplicate-key", ""},
 		{networkPath, `{"wan": {"colour": "red"}}`, "network.wan.colour", "unknown-key", ""},
+		{networkPath, `{"settings": {}, "ports": []}`, "network.settings", "wrapped", ""},
 		{networkPath, `{"wan": []}`, "network.wan", "not-object", ""},
 		{networkPath, `{"wan": {`, "network", "not-json", ""},
 		{networkPath, `{} {}`, "network", "not-json", ""},
@@ -147,7 +148,7 @@ func TestNetworkAPIRefusesWithThePath(t *testing.T) {
 		{networkPath, `{"\u001b[2J<script>": 1}`, "network.\ufffd[2J<script>", "unknown-key", ""},
 		{networkPath, strings.Repeat(`[`, 30000), "network", "not-json", ""},
 		{networkPath, strings.Repeat(`[`, 5000) + strings.Repeat(`]`, 5000), "network", "too-deep", ""},
-		{namesPath, `{"host": ""}`, "names.host", "empty", ""},
+		{namesPath, `{"host": ""}`, "names.host", "name-empty", ""},
 		{namesPath, `{"host": "Büro 2.local"}`, "names.host", "name-label", ""},
 		{namesPath, `{"host": "WPAD"}`, "names.host", "name-taken", ""},
 		{namesPath, `{"host": "cloudlink", "on_wan": "yes"}`, "names.on_wan", "not-bool", ""},
@@ -198,7 +199,11 @@ func TestOnlyOwnPagesAndProgramsChangeTheNetwork(t *testing.T) {
 			}
 		}
 		// What a form can send without that the browser asks first is not JSON.
-		for _, kind := range []string{"", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/json, text/plain", "application/jsonp"} {
+		kinds := []string{"text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/json, text/plain", "application/jsonp"}
+		if c.body != "" {
+			kinds = append(kinds, "") // without a body there is nothing to have a type
+		}
+		for _, kind := range kinds {
 			if resp, body := send(t, p, c.method, c.path, c.body, "", "Content-Type", kind); resp.StatusCode != http.StatusUnsupportedMediaType {
 				t.Errorf("%s %s as %q: %s %s", c.method, c.path, kind, resp.Status, body)
 			}
@@ -228,6 +233,51 @@ func TestOnlyOwnPagesAndProgramsChangeTheNetwork(t *testing.T) {
 	}
 	if resp, body := send(t, p, "PUT", clockPath, `{"servers": []}`, "", "Content-Type", "application/json; charset=utf-8", "Origin", "http://192.0.2.1"); resp.StatusCode != 200 {
 		t.Errorf("our own page: %s %s", resp.Status, body)
+	}
+}
+
+// curl -X POST sends neither a body nor its type.
+func TestAPITakesAPostThatSaysNothing(t *testing.T) {
+	g := sample()
+	p := newPortal(t, g)
+	if resp, body := request(t, p, "POST", selfTestPath); resp.StatusCode != http.StatusOK {
+		t.Errorf("%s %s", resp.Status, body)
+	}
+	if resp, body := request(t, p, "POST", selfTestPath, "Sec-Fetch-Site", "cross-site"); resp.StatusCode != http.StatusForbidden {
+		t.Errorf("of another site: %s %s", resp.Status, body)
+	}
+	if resp, body := request(t, p, "PUT", networkPath); resp.StatusCode != http.StatusUnsupportedMediaType {
+		t.Errorf("settings without a type: %s %s", resp.Status, body)
+	}
+}
+
+// What is wrong is said in whole sentences of the reader's language.
+func TestAPISaysWhatIsWrongInTheReadersLanguage(t *testing.T) {
+	g := sample()
+	p := newPortal(t, g)
+	for _, c := range []struct{ method, path, body, lang, want string }{
+		{"PUT", networkPath, `{"wan": {"vlan": 5000, "mtu": 9}}`, "de", "network.wan.vlan: 5000 ist keine VLAN-Nummer. Geben Sie eine Zahl von 1 bis 4094 ein, oder 0 für kein VLAN. " +
+			"network.wan.mtu: Eine MTU von 9 Byte ist für den Port nicht möglich. Geben Sie eine Zahl von 1280 (so viel braucht IPv6) bis 9000 ein, oder 0 für die übliche MTU."},
+		{"PUT", clockPath, `{"servers": ["a b", "x:1"]}`, "en", "clock.servers[0]: “a b” has a space in it. Remove it; enter several servers one by one. " +
+			"clock.servers[1]: “x:1” has a port number, which is fixed. Write x."},
+		{"POST", confirmPath, "", "de", "Es ist keine Änderung auf Probe: Zu bestätigen gibt es nichts."},
+		{"POST", returnPath, "", "en", "Nothing is on probation: there is nothing to take back."},
+	} {
+		resp, body := send(t, p, c.method, c.path, c.body, oldAddress, "Accept-Language", c.lang)
+		var got Problem
+		if err := json.Unmarshal([]byte(body), &got); err != nil || resp.StatusCode < 400 || got.Detail != c.want {
+			t.Errorf("%s %s: %s %q, want %q", c.method, c.path, resp.Status, got.Detail, c.want)
+		}
+	}
+	g.change(func(g *gateway) { g.n.Change = &network.Change{Addresses: g.net.moveTo} })
+	if _, body := send(t, p, "POST", confirmPath, "", oldAddress, "Accept-Language", "de"); !strings.Contains(body, "kam nicht über eine neue Adresse") {
+		t.Error(body)
+	}
+	g.change(func(g *gateway) { g.down[PartNetwork] = true })
+	for _, path := range []string{networkPath, clockPath, namesPath, portsPath, diaryPath} {
+		if _, body := send(t, p, "GET", path, "", "", "Accept-Language", "de"); !strings.Contains(body, "Der Netzwerkdienst antwortet nicht.") {
+			t.Errorf("%s: %s", path, body)
+		}
 	}
 }
 
