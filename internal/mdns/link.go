@@ -31,7 +31,7 @@ const (
 	questionCount = 2                // without an answer, before it is probed for
 	questionFirst = time.Minute      // until the first quiet question
 	questionMax   = 15 * time.Minute // between two, and how long a name must be held for us to start over
-	hintEvery     = 10 * time.Second // between two questions that goodbyes make us ask
+	hintEvery     = 10 * time.Second // at least, between two questions that goodbyes make us ask
 )
 
 // How long another number is looked for. When even the last one is denied it is kept, and probed for
@@ -721,6 +721,12 @@ func (l *link) number(now time.Time, n *name) {
 // lose gives a name up until it is free.
 func (l *link) lose(now time.Time, n *name) {
 	n.patient = longer(n, now, questionFirst, questionMax)
+	switch {
+	case n.hintPause == 0, n.held(now):
+		n.hintPause = hintEvery
+	case n.hinted, !n.since.IsZero(): // who says goodbye and takes the name again must not make us flap
+		n.hintPause = min(2*n.hintPause, questionMax)
+	}
 	n.state, n.step, n.at = Lost, 0, now.Add(n.patient)
 	n.since, n.hinted = time.Time{}, false
 	l.collect()
@@ -729,10 +735,13 @@ func (l *link) lose(now time.Time, n *name) {
 	l.introduce(n.rival.Addr)
 }
 
+// held says whether a name was ours for a while.
+func (n *name) held(now time.Time) bool { return !n.since.IsZero() && now.Sub(n.since) >= questionMax }
+
 // longer is how long to wait for a name this time: from first on twice as long each time, until the name
 // was ours for a while.
 func longer(n *name, now time.Time, first, most time.Duration) time.Duration {
-	if held := !n.since.IsZero() && now.Sub(n.since) >= questionMax; held || n.patient == 0 {
+	if n.patient == 0 || n.held(now) {
 		return first
 	}
 	return min(2*n.patient, most)
@@ -801,7 +810,7 @@ func (l *link) stillLost(now time.Time, n *name, to netip.Addr) {
 // say so: it does not help often.
 func (l *link) rivalLeaves(now time.Time, n *name) {
 	at := now.Add(answerWait) // for as long a record with TTL 0 lives (§10.1)
-	if next := n.lastHint.Add(hintEvery); !n.lastHint.IsZero() && at.Before(next) {
+	if next := n.lastHint.Add(n.hintPause); !n.lastHint.IsZero() && at.Before(next) {
 		at = next
 	}
 	if n.state != Lost || n.step > 0 || !n.at.IsZero() && !at.Before(n.at) {

@@ -668,6 +668,33 @@ func TestASecondGoodbyeIsNotForgotten(t *testing.T) {
 	}
 }
 
+// Who takes a name and says goodbye in turn, all day long, does not make it come and go all day long.
+func TestANameDoesNotFlapWithForgedGoodbyes(t *testing.T) {
+	b := up(t)
+	lost := 0
+	last := Announced
+	for range 60 * 60 * 5 { // an hour
+		b.run(200 * ms)
+		state := b.state("cloudlink.local").State
+		switch {
+		case state == Lost:
+			b.tell(peer, host(shortName, "192.0.2.9", 0))
+		default:
+			b.tell(peer, host(shortName, "192.0.2.9", 120))
+		}
+		if state == Lost && last != Lost {
+			lost++
+		}
+		last = state
+		if b.take(); state == Probing && b.after()%(20*time.Second) < 15*time.Second {
+			b.run(2 * time.Second) // it lets us have the name for a moment
+		}
+	}
+	if lost > 20 {
+		t.Errorf("the name was lost %d times in an hour", lost)
+	}
+}
+
 func TestTheRivalsOtherNameIsToldInTheStatus(t *testing.T) {
 	b := newBench(t)
 	b.wishes(ourWish(), ourPrefix)

@@ -111,6 +111,8 @@ type name struct {
 	patient  time.Duration // until the next quiet question, or the next probe for the last number
 	hinted   bool          // the next question is because of a goodbye
 	lastHint time.Time     // when such a one was last asked
+
+	hintPause time.Duration // until such a one may be asked again
 }
 
 // labels are those of the name, by its rank.

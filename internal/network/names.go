@@ -27,22 +27,24 @@ func UniqueName(serial string) string {
 // Names are those under which the gateway is found in the LAN (M20-M26).
 type Names struct {
 	Host   string      `json:"host"`   // as set, with .local; another device may have it
-	Unique string      `json:"unique"` // of the serial number, with .local
+	Unique string      `json:"unique"` // of the serial number, with .local; even that may be another device's somewhere
 	Ports  []PortNames `json:"ports"`  // where the gateway answers for them
 }
 
 // PortNames are what is known of the names on one port or VLAN.
 type PortNames struct {
-	Port    string `json:"port"`
-	Trouble string `json:"trouble,omitempty"` // why it cannot answer here, in a technician's words
-	Names   []Name `json:"names"`
+	Port      string `json:"port"`
+	Trouble   string `json:"trouble,omitempty"`   // why it cannot answer here, in a technician's words
+	Reachable string `json:"reachable,omitempty"` // the host name that is sure to lead to it here; "" while there is none
+	Names     []Name `json:"names"`
 }
 
 // A Name is one of ours: a host's or a service instance's.
 type Name struct {
-	Name  string     `json:"name"`
-	State mdns.State `json:"state"`
-	Rival *Rival     `json:"rival,omitempty"` // who has it instead
+	Name    string     `json:"name"`
+	State   mdns.State `json:"state"`
+	Instead string     `json:"instead,omitempty"` // the lost name that this one, with a number, stands in for
+	Rival   *Rival     `json:"rival,omitempty"`   // who has it, or the one that it stands in for
 }
 
 // A Rival is another device that has our name.
@@ -126,21 +128,62 @@ func (s *service) names() Names {
 	for _, l := range s.responder.Status().Links {
 		port := PortNames{Port: l.Name, Trouble: l.Trouble, Names: []Name{}}
 		for _, name := range l.Names {
-			have := Name{Name: name.Name, State: name.State}
+			have := Name{Name: name.Name, State: name.State, Instead: name.Instead}
 			if r := name.Rival; r != nil {
 				have.Rival = &Rival{Address: r.Addr, MAC: r.MAC.String(), SecondsSince: time.Since(r.Since).Seconds()}
 			}
 			port.Names = append(port.Names, have)
 		}
+		port.Reachable = port.reachable(n.Host, n.Unique)
 		n.Ports = append(n.Ports, port)
 	}
 	return n
 }
 
+// reachable returns of the names that are announced the one that others are least likely to have.
+func (p PortNames) reachable(host, unique string) string {
+	for _, is := range []func(Name) bool{
+		func(n Name) bool { return n.Name == unique },
+		func(n Name) bool { return n.Instead == unique },
+		func(n Name) bool { return n.Name == host },
+	} {
+		for _, n := range p.Names {
+			if is(n) && n.State == mdns.Announced {
+				return n.Name
+			}
+		}
+	}
+	return ""
+}
+
+// Where returns under what the gateway is found on the port now: where no name is left, an address.
+func (p PortNames) Where(ports []Port) string {
+	if p.Reachable != "" {
+		return p.Reachable
+	}
+	var other string // a link-local one, which needs the port's name behind it
+	for _, port := range ports {
+		if port.Name != p.Port && !strings.HasPrefix(p.Port, port.Name+".") { // its VLAN
+			continue
+		}
+		for _, a := range port.Addresses {
+			addr := a.Prefix.Addr()
+			if !a.Former && (addr.Is4() || !addr.IsLinkLocalUnicast()) {
+				return addr.String()
+			}
+			other = addr.String()
+		}
+	}
+	if other == "" {
+		return "–"
+	}
+	return other
+}
+
 // tellNames notes in the diary which names other devices have.
-func (s *service) tellNames() {
+func (s *service) tellNames(names Names) {
 	now := map[[2]string]bool{}
-	for _, p := range s.names().Ports {
+	for _, p := range names.Ports {
 		for _, n := range p.Names {
 			key := [2]string{p.Port, n.Name}
 			switch {
@@ -159,8 +202,8 @@ func (s *service) tellNames() {
 	s.lost = now
 }
 
-// conditions are what the owner is to be told of the names.
-func (n Names) conditions() []condition.Condition {
+// conditions are what the owner is to be told of the names. The ports have the addresses.
+func (n Names) conditions(ports []Port) []condition.Condition {
 	var list []condition.Condition
 	for _, p := range n.Ports {
 		for _, name := range p.Names {
@@ -172,7 +215,7 @@ func (n Names) conditions() []condition.Condition {
 				mac = "–"
 			}
 			list = append(list, condition.New(condition.NameTaken, "name", name.Name, "port", p.Port,
-				"address", name.Rival.Address.WithZone("").String(), "mac", mac, "other", n.Unique))
+				"address", name.Rival.Address.WithZone("").String(), "mac", mac, "other", p.Where(ports)))
 		}
 	}
 	return list

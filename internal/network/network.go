@@ -98,7 +98,7 @@ type service struct {
 	clockState atomic.Pointer[ntp.State]
 	published  atomic.Pointer[Status]
 	unsaved    atomic.Bool // settings are in effect that could not be saved
-	changing   sync.Mutex  // held while settings are being changed
+	changing   sync.Mutex  // held while settings are being changed, or kept for good
 
 	mu        sync.Mutex       // guards what follows
 	addresses commit.Addresses // of what is applied,
@@ -377,7 +377,7 @@ func (s *service) converge(ctx context.Context) {
 	}
 	s.tellStatic(specs.current)
 	s.announce(state, append(slices.Clone(plans), former...))
-	s.tellNames()
+	s.tellNames(s.names())
 	s.publish(state, ports, plans, specs, number)
 	s.wishTime(plans)
 }

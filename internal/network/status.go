@@ -141,5 +141,5 @@ func (s Status) Conditions() []condition.Condition {
 	case p.SearchingSeconds >= patience:
 		list = append(list, condition.New(condition.NoAddress, "port", p.Name))
 	}
-	return append(list, s.Names.conditions()...)
+	return append(list, s.Names.conditions(s.Ports)...)
 }

@@ -161,7 +161,8 @@ func TestTwoGatewaysOnOneLAN(t *testing.T) {
 		return n.Rival != nil && n.Rival.MAC.String() == mac(t, winners, port).String()
 	})
 	winner.Stop()
-	becomes(t, loser, port, short, mdns.Announced)
+	// Its goodbye may be lost, on a busy machine: then the name is found free by asking now and then.
+	mdnstest.Eventually(t, 3*time.Minute, "the name is the loser's", func() bool { return name(loser, port, short).State == mdns.Announced })
 }
 
 func TestClonedGateway(t *testing.T) {
@@ -181,6 +182,18 @@ func TestClonedGateway(t *testing.T) {
 	c := client(t, l.machine(t, "192.0.2.3/24"))
 	says(t, c, []string{"192.0.2.1"}, "avahi-resolve", "-4", "-n", unique)
 	says(t, c, []string{"192.0.2.2"}, "avahi-resolve", "-4", "-n", "cloudlink-4711af-2.local")
+	if n := name(two, port, "cloudlink-4711af-2.local"); n.Instead != unique || n.Rival == nil {
+		t.Errorf("%+v", n)
+	}
+
+	one.Stop()
+	for _, n := range ours {
+		mdnstest.Eventually(t, 3*time.Minute, n+" is the clone's, which has no number any more", func() bool {
+			return name(two, port, n).State == mdns.Announced && len(two.Status().Links[0].Names) == len(ours)
+		})
+	}
+	says(t, c, []string{"192.0.2.2"}, "avahi-resolve", "-4", "-n", unique)
+	says(t, c, []string{"hostname = [" + unique + "]"}, "avahi-browse", "-rt", "_http._tcp")
 }
 
 // steady fails the test unless all names are announced on these ports, were never lost, and no packet
