@@ -15,6 +15,9 @@ import (
 // maxArg bounds an argument's runes.
 const maxArg = 160
 
+// maxList bounds the entries of an argument that is a list. A change can be of some two dozen fields.
+const maxList = 32
+
 //go:embed de.json en.json
 var catalogues embed.FS
 
@@ -44,10 +47,13 @@ func (e Entry) Text(lang string) string {
 	}
 	for _, name := range names {
 		args[name] = printable(e.Args[name])
-		if name == "reason" {
-			if s, ok := part("reason."+e.Args[name], nil); ok {
+		switch name {
+		case "reason", "by":
+			if s, ok := part(name+"."+e.Args[name], nil); ok {
 				args[name] = s
 			}
+		case "fields", "options", "changes":
+			args[name] = inWords(strings.TrimSuffix(name, "s"), e.Args[name], part)
 		}
 	}
 	text, ok := part(id, args)
@@ -70,6 +76,29 @@ func (e Entry) Text(lang string) string {
 		}
 	}
 	return text
+}
+
+// inWords returns a list, entry by entry, in the words that the catalogue has for this kind.
+func inWords(kind, list string, part func(string, map[string]string) (string, bool)) string {
+	if list == "" {
+		return none
+	}
+	var words []string
+	for _, one := range strings.SplitN(list, ", ", maxList) {
+		if rest, ok := strings.CutPrefix(one, "network."); ok { // "network.wan.mtu"
+			port, rest, _ := strings.Cut(rest, ".")
+			if word, ok := part(kind+"."+rest, nil); ok && (port == "wan" || port == "lan") {
+				words = append(words, word+" ("+strings.ToUpper(port)+")")
+				continue
+			}
+		}
+		word, ok := part(kind+"."+one, nil)
+		if !ok {
+			word = printable(one)
+		}
+		words = append(words, word)
+	}
+	return strings.Join(words, ", ")
 }
 
 // none stands for an argument without a value until the text is put together: a part of it in ⟨ ⟩ is

@@ -77,8 +77,8 @@ func TestEveryKindHasATextInBothLanguages(t *testing.T) {
 		for _, o := range Order {
 			texts[string(o.Kind)] = o.Args
 		}
-		if len(catalogue) != len(texts)+1 {
-			t.Errorf("%s.json has %d texts, want %d and the reasons", lang, len(catalogue), len(texts))
+		if words := []string{"reason", "by", "field", "option", "change"}; len(catalogue) != len(texts)+len(words) {
+			t.Errorf("%s.json has %d texts, want %d and %q", lang, len(catalogue), len(texts), words)
 		}
 		for id, args := range texts {
 			var text string
@@ -174,7 +174,7 @@ func TestTextNamesItsArguments(t *testing.T) {
 		de, en string
 	}{
 		{Entry{Kind: DuplicateAddress, Args: map[string]string{"port": "eth0", "address": "192.0.2.7", "mac": "02:00:00:00:00:4f"}},
-			"Anschluss eth0: Adresse 192.0.2.7 wird auch von einem anderen Gerät benutzt (MAC-Adresse 02:00:00:00:00:4f).",
+			"Port eth0: Adresse 192.0.2.7 wird auch von einem anderen Gerät benutzt (MAC-Adresse 02:00:00:00:00:4f).",
 			"Port eth0: address 192.0.2.7 is also used by another device (MAC address 02:00:00:00:00:4f)."},
 		{Entry{Kind: CommitReturned, Args: map[string]string{"reason": ReasonTimeout}},
 			"Die vorigen Netzwerkeinstellungen gelten wieder: Die Änderung wurde nicht rechtzeitig bestätigt.",
@@ -182,8 +182,15 @@ func TestTextNamesItsArguments(t *testing.T) {
 		{Entry{Kind: NTPRefused, Args: map[string]string{"server": "ntp.example", "reason": "stratum 17"}, Count: 17, Omitted: 3},
 			"Die Uhr wurde nicht gestellt: stratum 17. Zeitserver: ntp.example. (×17) (+ 3 weitere dieser Art)",
 			"The clock was not set: stratum 17. Time server: ntp.example. (×17) (+ 3 more of this kind)"},
+		{Entry{Kind: CommitProbation, Args: map[string]string{"by": "portal", "from": "192.0.2.9", "seconds": "90",
+			"fields": "network.wan.ipv4.method, network.lan.routes, names.on_wan, network.dmz.mtu, from.the.future"}},
+			"Netzwerkeinstellungen auf Probe geändert (auf der Seite des Gateways, Rechner 192.0.2.9): IPv4-Adressvergabe (WAN), weitere Routen (LAN), auch an WAN, network.dmz.mtu, from.the.future. Ohne Bestätigung innerhalb von 90 Sekunden gelten wieder die vorigen.",
+			"Network settings changed on probation (on the gateway's page, computer 192.0.2.9): IPv4 address assignment (WAN), more routes (LAN), also on WAN, network.dmz.mtu, from.the.future. Unless confirmed within 90 seconds, the previous ones return."},
+		{Entry{Kind: LeaseObtained, Args: map[string]string{"port": "eth0", "address": "192.0.2.7/24", "server": "192.0.2.1", "options": "6, 42, 77"}},
+			"Port eth0: Adresse 192.0.2.7/24 vom DHCP-Server 192.0.2.1 erhalten. Übernommene DHCP-Optionen: DNS-Server, Zeitserver (NTP), 77.",
+			"Port eth0: address 192.0.2.7/24 obtained from DHCP server 192.0.2.1. DHCP options taken: DNS servers, time servers (NTP), 77."},
 		{Entry{Kind: CableUnplugged},
-			"Anschluss –: Kabel gezogen, oder das Gerät am anderen Ende ist aus.",
+			"Port –: Kabel gezogen, oder das Gerät am anderen Ende ist aus.",
 			"Port –: cable unplugged, or the device at the other end is off."},
 		{Entry{Kind: "from-the-future", Args: map[string]string{"x": "y"}},
 			"Eintrag einer anderen Firmwareversion (from-the-future).",
@@ -206,9 +213,9 @@ func FuzzText(f *testing.F) {
 	f.Add("unknown", "\x1b[2J\x07{{.port}}\u202e")
 	f.Add("reason", "\xff\xfe"+strings.Repeat("ä", 2*maxArg))
 	f.Fuzz(func(t *testing.T, kind, arg string) {
-		for _, k := range []Kind{Kind(kind), OfferRejected} {
+		for _, k := range []Kind{Kind(kind), OfferRejected, CommitProbation} {
 			for _, lang := range []string{"de", "en"} {
-				text := Entry{Kind: k, Args: map[string]string{"reason": arg, "server": arg}}.Text(lang)
+				text := Entry{Kind: k, Args: map[string]string{"reason": arg, "server": arg, "fields": arg, "by": arg}}.Text(lang)
 				if text == "" || !utf8.ValidString(text) || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) && r != unicode.ReplacementChar }) {
 					t.Errorf("unprintable: %q", text)
 				}
