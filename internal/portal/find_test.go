@@ -36,7 +36,7 @@ func sited() *gateway {
 		{Prefix: netip.MustParsePrefix("2001:db8:10::20/64"), Source: network.Kernel},
 		{Prefix: netip.MustParsePrefix(lanAddress + "/24"), Source: network.DHCP, ValidSeconds: 3000},
 	}
-	g.n.Names.Ports = []network.PortNames{{Port: lan.Name, Names: []network.Name{
+	g.n.Names.Ports = []network.PortNames{{Port: lan.Name, Reachable: uniqueHost, Names: []network.Name{
 		{Name: uniqueHost, State: mdns.Announced},
 		{Name: defaultHost, State: mdns.Announced},
 		{Name: instance, State: mdns.Announced},

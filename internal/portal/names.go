@@ -40,7 +40,7 @@ type namesLive struct {
 type portNames struct {
 	network.PortNames
 	Role   network.Role
-	Unique string // the name that stays, which has a number where another device has even this one
+	Unique string // the name that stays, or where there is none an address
 	Mute   string
 }
 
@@ -55,13 +55,7 @@ func (p *Portal) newNamesLive(ctx context.Context) namesLive {
 		answered := false
 		for _, names := range s.Names.Ports {
 			if names.Port == port.Name || strings.HasPrefix(names.Port, port.Name+".") { // its VLAN
-				unique := s.Names.Unique
-				for _, n := range names.Names {
-					if host := strings.ToLower(n.Name); isLocal(host) && host != s.Names.Host {
-						unique = n.Name
-					}
-				}
-				live.Ports = append(live.Ports, portNames{PortNames: names, Role: port.Role, Unique: unique})
+				live.Ports = append(live.Ports, portNames{PortNames: names, Role: port.Role, Unique: names.Where(s.Ports)})
 				answered = true
 			}
 		}

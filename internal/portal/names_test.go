@@ -128,7 +128,7 @@ func TestM20_NamesOfAnotherDeviceAreTold(t *testing.T) {
 	// Even the name that stays has a number: it is a name of ours as well.
 	g := contested()
 	const numbered = "cloudlink-clg-7f3a91-2.local"
-	g.n.Names.Ports[0].Names[0].Name = numbered
+	g.n.Names.Ports[0].Names[0].Name, g.n.Names.Ports[0].Reachable = numbered, numbered
 	p = newPortal(t, g)
 	if _, body := get(t, p, "/find", "Host", numbered); !strings.Contains(body, "goes on under "+numbered) {
 		t.Error(body)
