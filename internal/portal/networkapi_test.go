@@ -75,7 +75,7 @@ func TestNetworkAPI(t *testing.T) {
 	step("GET", namesPath, "", "", "NamesState", 200)
 	step("GET", portsPath, "", "", "PortTable", 200)
 	step("POST", selfTestPath, "", "", "SelfTest", 200)
-	if answer := step("GET", diaryPath+"?after=4", "", "", "Diary", 200); strings.Count(answer, `"id"`) != 1 || !strings.Contains(answer, "Einstellungen geändert: clock.servers. Von: portal, Rechner: 192.168.178.23.") {
+	if answer := step("GET", diaryPath+"?after=4", "", "", "Diary", 200); strings.Count(answer, `"id"`) != 1 || !strings.Contains(answer, "Einstellungen geändert (auf der Seite des Gateways, Rechner 192.168.178.23): Zeitserver.") {
 		t.Error(answer)
 	}
 

@@ -413,7 +413,7 @@ func (p *Portal) runSelfTest(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	unhurried(w)
-	results, err := p.selfTest(r.Context())
+	results, err := p.selfTest(r.Context(), requestOf(r.Context(), r.RemoteAddr))
 	np := p.newNetworkPage(r)
 	if np.Table.Failed = err != nil; err == nil {
 		np.Table.Results, np.Table.Checked = results, true

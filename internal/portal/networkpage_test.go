@@ -363,7 +363,8 @@ func TestM10_TableOfPortsIsShownAndChecked(t *testing.T) {
 		} else if strings.Contains(body, "<html") {
 			t.Error("htmx gets a whole page")
 		}
-		for _, want := range []string{"Geprüft: 4 in Ordnung, 1 nicht in Ordnung,", `<span class="badge ok">offen</span>`, `<span class="badge bad">gesperrt</span>`, `<span class="badge ok">gesperrt</span>`, "pool.ntp.org hat geantwortet."} {
+		for _, want := range []string{"Geprüft: 6 in Ordnung, 1 nicht in Ordnung,", `<span class="badge ok">offen</span>`, `<span class="badge bad">gesperrt</span>`, `<span class="badge ok">gesperrt</span>`, "pool.ntp.org hat geantwortet.",
+			"Ein DHCP-Server hat die Adresse 192.168.178.40/24 zugeteilt.", "Ihre Anfrage von 192.168.178.23 kam über diesen Port."} {
 			if resp.StatusCode != http.StatusOK || !strings.Contains(body, want) {
 				t.Errorf("%q: %s, lacks %q", header, resp.Status, want)
 			}
@@ -405,7 +406,7 @@ func TestNetworkPageTellsTheState(t *testing.T) {
 	for lang, texts := range map[string][]string{
 		"de": {"eth0", "WAN", "LAN", "1\u00a0Gbit/s", "Keine Verbindung", "DHCP, noch 9\u00a0Tage", "fest, nur bis zur Bestätigung", "selbst gewählt", "DHCPv6, noch 1\u00a0Min.",
 			"52:54:00:7f:3a:92", "1500 Byte", "antwortet seit 1\u00a0Min.", "Die Uhr geht richtig: Zeitserver haben sie gestellt", "vor 12\u00a0Min.", "Abweichung 12\u00a0ms", "de.pool.ntp.org",
-			"Anschluss eth0: Verbindung hergestellt, 1000 Mbit/s.", "22.11.2026, 09:14:07"},
+			"Port eth0: Verbindung hergestellt, 1000 Mbit/s.", "22.11.2026, 09:14:07"},
 		"en": {"static, until confirmed only", "self-chosen", "The clock is right: time servers have set it", "Port eth0: link up at 1000 Mbit/s.", "10.9.9.9/32"},
 	} {
 		for _, path := range []string{"/network", "/network/live"} {

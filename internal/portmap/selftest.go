@@ -135,14 +135,50 @@ var reasons = map[string]Text{
 	},
 }
 
-var notConfigured = Text{
-	"Es ist noch kein Ziel eingestellt, das gefragt werden könnte.",
-	"No target is configured yet that could be asked.",
+var (
+	notYet = Text{
+		"Dieser Dienst kommt mit einer späteren Version. Bis dahin ist niemand da, der gefragt werden könnte.",
+		"This service comes with a later version. Until then there is nobody to ask.",
+	}
+	noServer = Text{
+		"Es ist kein Zeitserver eingetragen, der gefragt werden könnte. Tragen Sie einen ein.",
+		"No time server is entered that could be asked. Enter one.",
+	}
+)
+
+// Evidence is what somebody else than SelfTest knows about the rows that it leaves Unknown.
+type Evidence struct {
+	DHCP, DHCPv6 netip.Prefix // an address that such a server has given, if any
+	Visitor      netip.Addr   // whose request came over the portal's port, if anyone's
+}
+
+// With returns results with what e proves.
+func With(results []Result, e Evidence) []Result {
+	proved := map[string]Text{}
+	if e.DHCP.IsValid() {
+		proved["dhcp"] = say("Ein DHCP-Server hat die Adresse %s zugeteilt.", "A DHCP server has given the address %s.", e.DHCP)
+	}
+	if e.DHCPv6.IsValid() {
+		proved["dhcpv6"] = say("Ein DHCPv6-Server hat die Adresse %s zugeteilt.", "A DHCPv6 server has given the address %s.", e.DHCPv6)
+	}
+	if e.Visitor.IsValid() && !e.Visitor.Unmap().IsLoopback() {
+		proved["portal"] = say("Ihre Anfrage von %s kam über diesen Port.", "Your request from %s came over this port.", e.Visitor)
+	}
+	list := append([]Result{}, results...)
+	for i, r := range list {
+		if detail, ok := proved[r.ID]; ok && r.State == Unknown {
+			list[i].State, list[i].Good, list[i].Detail = Open, true, detail
+		}
+	}
+	return list
 }
 
 // ask asks every host on every port of the row. It is open once one host has answered on all of them.
 func (t tester) ask(r Row, hosts []string, question func(address string) error) (State, Text) {
-	state, detail := Unknown, notConfigured
+	state, detail := Unknown, notYet
+	if r.ID == "ntp" {
+		detail = noServer
+	}
 	for i, host := range hosts {
 		s, d := t.askHost(r, host, question)
 		if s == Open {
@@ -172,7 +208,8 @@ func (t tester) blame(address string, err error) (State, Text) {
 	}
 	var timeout net.Error
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
-		return Unknown, say("Der Name %s ließ sich nicht auflösen.", "The name %s could not be resolved.", dns.Name)
+		return Unknown, say("Der Name %s ließ sich nicht auflösen. Prüfen Sie, ob er richtig geschrieben ist und ob die DNS-Server der Ethernet-Ports antworten.",
+			"The name %s could not be resolved. Check its spelling, and whether the DNS servers of the Ethernet ports answer.", dns.Name)
 	}
 	switch {
 	case errors.Is(err, errForeign):
@@ -217,7 +254,7 @@ func (t tester) udp(ask func(net.Conn) error, local uint16) func(address string)
 // we punched.
 func (t tester) holePunching(r Row) (State, Text) {
 	if len(t.targets.STUN) == 0 {
-		return Unknown, notConfigured
+		return Unknown, notYet
 	}
 	primary := Row{Ports: Ports{Find("stun").Ports.From, Find("stun").Ports.From}}
 	const tries = 8 // a port that carries a call is left alone

@@ -287,3 +287,29 @@ func FuzzAnswersSTUN(f *testing.F) {
 		}
 	})
 }
+
+func TestM10_WhatOthersProveIsOpen(t *testing.T) {
+	results := SelfTest(t.Context(), Targets{}, &world{})
+	given := netip.MustParsePrefix("192.0.2.7/24")
+	for _, c := range []struct {
+		evidence Evidence
+		open     string
+		says     string
+	}{
+		{Evidence{}, "", ""},
+		{Evidence{DHCP: given}, "dhcp", "192.0.2.7/24"},
+		{Evidence{DHCPv6: netip.MustParsePrefix("2001:db8::7/128")}, "dhcpv6", "2001:db8::7/128"},
+		{Evidence{Visitor: netip.MustParseAddr("192.0.2.9")}, "portal", "192.0.2.9"},
+		{Evidence{Visitor: netip.MustParseAddr("::ffff:127.0.0.1")}, "", ""},
+	} {
+		for _, r := range With(results, c.evidence) {
+			if open := r.ID == c.open; (r.State == Open) != open || r.Good != open || open && !strings.Contains(r.Detail.DE, c.says) {
+				t.Errorf("%+v: %s is %s: %s", c.evidence, r.ID, r.State, r.Detail.DE)
+			}
+		}
+	}
+	blocked := []Result{{Row: Find("dhcp"), State: Blocked}}
+	if got := With(blocked, Evidence{DHCP: given}); got[0].State != Blocked {
+		t.Error("what was found out is overruled")
+	}
+}
