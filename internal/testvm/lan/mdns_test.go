@@ -1,10 +1,14 @@
 package lan
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -147,6 +151,44 @@ func TestM20CloudlinkLocal(t *testing.T) {
 			t.Errorf("the first one: %+v", n)
 		}
 	})
+	step("a flood of questions from one host leaves those of another answered", func(t *testing.T) {
+		flood, asker := listenIn(t, plain, "192.0.2.22:5353"), listenIn(t, resolved, "192.0.2.23:0")
+		group := netip.MustParseAddrPort("224.0.0.251:5353")
+		ctx, stop := context.WithCancel(t.Context())
+		var flooding sync.WaitGroup
+		defer flooding.Wait()
+		defer stop()
+		flooding.Go(func() {
+			const each = 15 // three thousand a second: this machine is emulated; ten are package conformance's
+			tick := time.NewTicker(5 * time.Millisecond)
+			defer tick.Stop()
+			for range 12_000 {
+				for range each {
+					flood.WriteToUDPAddrPort(question("nobody"), group)
+				}
+				select {
+				case <-tick.C:
+				case <-ctx.Done():
+					return
+				}
+			}
+		})
+		const asks = 10
+		answered := 0
+		buf := make([]byte, 9000)
+		for range asks {
+			if _, err := asker.WriteToUDPAddrPort(question("cloudlink"), group); err != nil {
+				t.Fatal(err)
+			}
+			asker.SetReadDeadline(time.Now().Add(3 * time.Second))
+			if _, from, err := asker.ReadFromUDPAddrPort(buf); err == nil && from.Addr().Unmap() == firstAddr {
+				answered++
+			}
+		}
+		if answered < asks/2 {
+			t.Errorf("%d of %d questions were answered", answered, asks)
+		}
+	})
 	step("another name at once", func(t *testing.T) {
 		if status, answer, err := l.send("PUT", firstAddr, "/api/v1/names", settings.Names{Host: "office"}); err != nil || status != http.StatusOK {
 			t.Fatalf("%d %s %v", status, answer, err)
@@ -175,6 +217,33 @@ func TestM20CloudlinkLocal(t *testing.T) {
 			return !strings.Contains(out, instance) && strings.Contains(out, "CloudLink Gateway (0E02)")
 		})
 	})
+}
+
+// question is a question for the address of NAME.local, as any program may ask it.
+func question(name string) []byte {
+	b := []byte{0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, byte(len(name))}
+	return append(append(b, name...), "\x05local\x00\x00\x01\x00\x01"...)
+}
+
+// listenIn opens a socket of a computer.
+func listenIn(t *testing.T, h *mdnstest.Host, addr string) *net.UDPConn {
+	t.Helper()
+	var conn *net.UDPConn
+	err := h.Do(func() (err error) {
+		control := func(_, _ string, raw syscall.RawConn) error {
+			return raw.Control(func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1) })
+		}
+		c, err := (&net.ListenConfig{Control: control}).ListenPacket(t.Context(), "udp4", addr)
+		if err == nil {
+			conn = c.(*net.UDPConn)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
 }
 
 const zeroconf = `
