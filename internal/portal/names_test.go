@@ -53,7 +53,7 @@ func TestNamesForm(t *testing.T) {
 		return body
 	}
 	const box = `id="names-on_wan" name="on_wan" value="true"`
-	for lang, words := range map[string][]string{"de": {"Name im LAN", "Auch an wan"}, "en": {"Name in the LAN", "Also on wan"}} {
+	for lang, words := range map[string][]string{"de": {"Name im LAN", "Auch an WAN"}, "en": {"Name in the LAN", "Also on WAN"}} {
 		body := shown(lang)
 		for _, want := range append(words, `<input id="names-host" name="host" value="cloudlink"`, `<span id="names-host-suffix">.local</span>`, box+" aria-") {
 			if !strings.Contains(body, want) {
@@ -110,7 +110,7 @@ func TestM20_NamesOfAnotherDeviceAreTold(t *testing.T) {
 			"eth0.7 <small>WAN</small>", "This port cannot answer at present: send: network is unreachable"},
 		"de": {">wird beantwortet<", ">verloren<", ">wird geprüft<",
 			"Den Namen cloudlink.local hat ein anderes Gerät: Adresse 192.168.10.77, MAC-Adresse 52:54:00:00:00:77.",
-			"An diesem Anschluss ist das Gateway weiter unter " + uniqueHost + " zu finden.", "MAC-Adresse unbekannt"},
+			"An diesem Port ist das Gateway weiter unter " + uniqueHost + " zu finden.", "MAC-Adresse unbekannt"},
 	} {
 		for _, path := range []string{"/find", "/find/live"} {
 			_, body := get(t, p, path, "Accept-Language", lang)
@@ -162,7 +162,7 @@ func TestPortsWithoutNames(t *testing.T) {
 		{func(p *network.Port) { p.Link = false }, "No link"},
 		{func(p *network.Port) { p.Addresses = nil }, "The port has no address yet."},
 		{func(*network.Port) {}, "The check begins."},
-		{func(p *network.Port) { p.Role = network.WAN }, "Not answered here: “Also on wan” is off."},
+		{func(p *network.Port) { p.Role = network.WAN }, "Not answered here: “Also on WAN” is off."},
 		{func(p *network.Port) { p.Role = "" }, ""},
 	} {
 		g := sited()

@@ -20,7 +20,7 @@ import (
 const ethernetPath = "/network"
 
 // doneQuery says what the page was led back to after.
-var doneQuery = param{"done", []string{"saved", "kept", "returned"}}
+var doneQuery = param{"done", []string{"saved", "kept", "returned", "no-servers"}}
 
 // networkPages adds the page of the Ethernet ports and what belongs to it.
 func (p *Portal) networkPages(page func(pattern string, h http.HandlerFunc, params ...param)) {
@@ -324,6 +324,8 @@ func (p *Portal) propose(w http.ResponseWriter, r *http.Request, proposal networ
 		p.write(w, http.StatusServiceUnavailable, "network.html", np)
 	case s.Change != nil && proposal.Network != nil:
 		http.Redirect(w, r, ethernetPath, http.StatusSeeOther) // whose banner says it all
+	case proposal.Clock != nil && len(proposal.Clock.Servers) == 0:
+		http.Redirect(w, r, ethernetPath+"?done=no-servers", http.StatusSeeOther)
 	default:
 		http.Redirect(w, r, ethernetPath+"?done=saved", http.StatusSeeOther)
 	}

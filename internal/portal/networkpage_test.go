@@ -86,6 +86,20 @@ func TestPortForm(t *testing.T) {
 	}
 }
 
+// Nobody empties the list of time servers without being told what that means.
+func TestWithoutTimeServersThePageWarns(t *testing.T) {
+	p := newPortal(t, sample())
+	resp, _ := submit(t, p, "/network/clock", url.Values{"servers": {""}}, "")
+	if resp.StatusCode != http.StatusSeeOther {
+		t.Fatal(resp.Status)
+	}
+	for lang, want := range map[string]string{"de": "kein Zeitserver mehr eingetragen", "en": "no time server is entered any more"} {
+		if _, body := get(t, p, resp.Header.Get("Location"), "Accept-Language", lang); !strings.Contains(body, want) || !strings.Contains(body, `class="note doubtful"`) {
+			t.Errorf("%s: the page does not warn", lang)
+		}
+	}
+}
+
 // Each mistake is beside its field, what was typed stays, and nothing changes.
 func TestMistakesAreBesideTheirFields(t *testing.T) {
 	g := sample()
