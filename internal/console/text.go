@@ -62,7 +62,7 @@ var english = language{
 
 var german = language{
 	code: "de", other: "English",
-	page: "Seite", port: "Anschluss", serial: "Seriennr.", uptime: "Laufzeit", service: "Dienst", machine: "System",
+	page: "Seite", port: "Port", serial: "Seriennr.", uptime: "Laufzeit", service: "Dienst", machine: "System",
 	severity: map[condition.Severity]string{
 		condition.Error: "FEHLER", condition.Warning: "WARNUNG", condition.Info: "HINWEIS",
 	},
