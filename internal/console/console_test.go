@@ -282,7 +282,7 @@ func TestAPersonUsesTheConsole(t *testing.T) {
 	l.expect("\n  Seite     http://10.0.2.15/\n")
 	l.expect("Menü.\n")
 	l.typ("1\r") // a choice at the screen counts
-	l.expect("1\n  Port eth0")
+	l.expect("1\n  Port      eth0")
 	l.expect("0  Zurück\n> ")
 	l.typ("0\r")
 	l.expect("Menü.\n")

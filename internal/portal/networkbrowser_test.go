@@ -132,7 +132,7 @@ func TestM10_SelfTestInTheBrowser(t *testing.T) {
 	do(t, ctx, chromedp.Click(chromedp.CSS(`.check button`)))
 	await(t, ctx, `document.querySelector(".check button").disabled && document.querySelector(".busy span").checkVisibility()`)
 	g.net.testing <- true
-	await(t, ctx, `document.getElementById("table").innerText.includes("Geprüft: 4 in Ordnung, 1 nicht in Ordnung,")`)
+	await(t, ctx, `document.getElementById("table").innerText.includes("Geprüft: 5 in Ordnung, 1 nicht in Ordnung,")`)
 	await(t, ctx, `!document.querySelector(".check button").disabled`)
 	for _, v := range violations(t, ctx) {
 		t.Error(v)
@@ -171,5 +171,5 @@ func TestPortsAreSetWithoutJavaScript(t *testing.T) {
 	follow(t, ctx, `[action="/network/return"] button`)
 	says("The change is taken back.")
 	follow(t, ctx, `.check button`)
-	says("Checked: 4 as they should be, 1 not,")
+	says("Checked: 5 as they should be, 1 not,")
 }
