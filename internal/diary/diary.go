@@ -18,6 +18,7 @@ const (
 	LeaseChanged     Kind = "lease-changed" // renewed, and not as it was: changes names what is new
 	LeaseLost        Kind = "lease-lost"    // given up before its end
 	LeaseExpired     Kind = "lease-expired"
+	LeaseReturned    Kind = "lease-returned" // the settings do not want it any more
 	ServerChanged    Kind = "server-changed"
 	ServerRefused    Kind = "server-refused" // a NAK
 	OfferRejected    Kind = "offer-rejected" // by us
@@ -69,6 +70,7 @@ var Order = []struct {
 	{LeaseChanged, []string{"port", "address", "server", "router", "changes"}},
 	{LeaseLost, []string{"port", "address", "server"}},
 	{LeaseExpired, []string{"port", "address", "server"}},
+	{LeaseReturned, []string{"port", "address", "server"}},
 	{ServerChanged, []string{"port", "old", "new", "mac"}},
 	{ServerRefused, []string{"port", "address", "server"}},
 	{OfferRejected, []string{"port", "server", "reason"}},

@@ -211,7 +211,9 @@ func (s *service) give(l *link, w wants) {
 		if err := s.dhcp(l).Release(l.lease); err != nil {
 			s.log.Debug(err.Error(), "port", l.name)
 		}
-		s.leased(l, nil)
+		s.log.Info(fmt.Sprintf("address %v is returned to DHCP server %v", l.lease.Prefix, l.lease.Server), "port", l.name)
+		s.diary.Add(diary.LeaseReturned, "port", l.name, "address", l.lease.Prefix.String(), "server", name(l.lease.Server))
+		l.lease, l.kept = nil, false
 	}
 	if !w.v4 {
 		l.remembered, l.linkLocal = nil, netip.Addr{}
