@@ -118,6 +118,7 @@ var signals = map[byte]unix.Signal{keyInterrupt: unix.SIGINT, keyQuit: unix.SIGQ
 const (
 	insist     = 5
 	insistTime = 2 * time.Second
+	rounds     = 5 // of looking who is to get the signal
 )
 
 // keys hands what is typed to a shell.
@@ -172,8 +173,18 @@ func (k *keys) signal(key byte) bool {
 			return err
 		}
 		others := group(int(front))
-		for _, pid := range others {
-			unix.Kill(pid, signals[key]) // one that has ended meanwhile is no loss
+		told := map[int]bool{}
+		for range rounds { // one that was just being started is in none of the first lists
+			fresh := false
+			for _, pid := range group(int(front)) {
+				if !told[pid] {
+					told[pid], fresh = true, true
+					unix.Kill(pid, signals[key]) // one that has ended meanwhile is no loss
+				}
+			}
+			if !fresh {
+				break
+			}
 		}
 		// Alone, gosh is between two commands, and would be ended. Others read a line, and drop it.
 		seen = len(others) > 0 || mode.Lflag&unix.ICANON == 0
