@@ -121,6 +121,13 @@ func (s *service) change(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusUnprocessableEntity, refusal(err))
 		return
 	}
+	if p.Network != nil {
+		wan, lan := s.learned()
+		if err := all.Network.CheckBeside(wan, lan); err != nil {
+			refuse(w, http.StatusUnprocessableEntity, refusal(err))
+			return
+		}
+	}
 	if p.Clock != nil || p.Names != nil || p.Update != nil { // nobody is cut off by these: the addresses go on
 		now := before.Clone()
 		now.Clock, now.Names, now.Update = all.Clock, all.Names, all.Update
@@ -146,6 +153,22 @@ func (s *service) change(w http.ResponseWriter, r *http.Request) {
 	}
 	s.settled(r.Context())
 	answer(w, s.status())
+}
+
+// learned returns the addresses that the ports have from DHCP servers.
+func (s *service) learned() (wan, lan []netip.Prefix) {
+	for _, p := range s.published.Load().Ports {
+		for _, a := range p.Addresses {
+			switch {
+			case a.Source != DHCP:
+			case p.Role == LAN:
+				lan = append(lan, a.Prefix)
+			case p.Role == WAN:
+				wan = append(wan, a.Prefix)
+			}
+		}
+	}
+	return wan, lan
 }
 
 // differ names the fields beside the network's that differ.

@@ -147,6 +147,33 @@ func (n Network) checkBetween(errs *Errors, path string, lan IPv4) {
 	}
 }
 
+// CheckBeside returns what is wrong with n beside what the ports learn of IPv4, as Errors, nil if all is
+// well: wan and lan are the addresses that DHCP servers have given them.
+func (n Network) CheckBeside(wan, lan []netip.Prefix) error {
+	var errs Errors
+	beside := func(path, other string, fixed, learns Port, learned []netip.Prefix) {
+		if fixed.IPv4.Method != Static || learns.IPv4.Method != DHCP {
+			return
+		}
+		for i, a := range fixed.IPv4.Addresses {
+			for _, b := range learned {
+				switch {
+				case a.Addr() == b.Addr():
+					errs.add(entry(path, i), OtherPortsAddress, "value", a.Addr().String(), "port", other)
+				case fixed.VLAN == learns.VLAN && a.Overlaps(b):
+					errs.add(entry(path, i), SubnetsOverlap, "value", a.String(), "other", b.String(), "port", other)
+				default:
+					continue
+				}
+				break
+			}
+		}
+	}
+	beside("network.wan.ipv4.addresses", "LAN", n.WAN, n.LAN, lan)
+	beside("network.lan.ipv4.addresses", "WAN", n.LAN, n.WAN, wan)
+	return errs.orNil()
+}
+
 // static returns the addresses that the owner has given the port, without the unusable.
 func (p Port) static() []netip.Prefix {
 	var list []netip.Prefix

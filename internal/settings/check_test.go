@@ -254,6 +254,32 @@ func TestD2CheckNamesEveryMistakeAtItsField(t *testing.T) {
 	}
 }
 
+// What a port has learned counts while it goes on learning.
+func TestD2AStaticAddressLiesInNoNetworkOfTheOtherPort(t *testing.T) {
+	learned := []netip.Prefix{prefix("10.9.9.15/24")}
+	for _, c := range []struct{ name, wan, lan, want string }{
+		{"the LAN's own address", "10.9.9.15/24", "", "network.wan.ipv4.addresses[0] other-ports-address"},
+		{"in the LAN's subnet", "10.9.9.20/24", "", "network.wan.ipv4.addresses[0] subnets-overlap"},
+		{"elsewhere", "10.9.8.20/24", "", ""},
+		{"and the other way round", "", "10.9.9.20/25", "network.lan.ipv4.addresses[0] subnets-overlap"},
+	} {
+		n := Default().Network
+		var wan, lan []netip.Prefix
+		if c.wan != "" {
+			n.WAN.IPv4, lan = static("", c.wan), learned
+		} else {
+			n.LAN.IPv4, wan = static("", c.lan), learned
+		}
+		if got := summary(t, n.CheckBeside(wan, lan)); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+		n.LAN.IPv4, n.WAN.IPv4 = static("", "10.9.7.1/24"), static("", "10.9.9.20/24")
+		if err := n.CheckBeside(wan, lan); err != nil { // nothing is learned any more
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
 func TestEveryCodeIsTried(t *testing.T) {
 	tried := map[string]bool{string(PortRange): true, string(PortInternal): true, string(Wrapped): true} // elsewhere
 	for _, c := range rules {
