@@ -363,6 +363,9 @@ func (s *service) converge(ctx context.Context) {
 	if effective.Beside != nil {
 		former = plan(ports, *effective.Beside)
 	}
+	if !s.guarded.IsZero() { // the first time the firewall comes first
+		s.announce(state, append(slices.Clone(plans), former...)) // whoever asks need not wait for the rest
+	}
 	s.runLinks(ctx, state, plans, former)
 	specs := s.specs(state, plans, former)
 	errs := []error{s.guard(plans, former)} // before the first port is switched on
