@@ -148,14 +148,18 @@ func (e *Entry) tidy() bool {
 		e.Boottime < 0 || e.Boottime > maxBoottime || e.LastBoottime < 0 || e.LastBoottime > maxBoottime {
 		return false
 	}
+	for name, value := range e.Args {
+		switch {
+		case !isName(name):
+			return false
+		case value == "": // as if it were not there
+			delete(e.Args, name)
+		default:
+			e.Args[name] = printable(value)
+		}
+	}
 	if len(e.Args) == 0 {
 		e.Args = nil
-	}
-	for name, value := range e.Args {
-		if !isName(name) {
-			return false
-		}
-		e.Args[name] = printable(value)
 	}
 	return true
 }
