@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -11,6 +12,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -151,14 +153,21 @@ func fifo(dir string) (*os.File, string, error) {
 	return f, path, err
 }
 
-// awaitLease reads packets, in the format of libpcap, up to a DHCP server's acknowledgement.
+// awaitLease reads packets, in the format of libpcap, until the guest uses the address that a DHCP
+// server has leased it: it tells its neighbours so, once it knows that nobody else has it. What QEMU
+// sends before is lost, and sent again only after seconds.
 func awaitLease(packets io.Reader) error {
-	const fileHeader, frameHeader, toDHCP = 24, 16, 14 + 20 + 8 // Ethernet, IPv4 without options, UDP
+	const (
+		fileHeader, frameHeader = 24, 16
+		toDHCP                  = 14 + 20 + 8 // Ethernet, IPv4 without options, UDP
+		arpSender               = 14 + 14
+	)
 	in := bufio.NewReader(packets)
 	if _, err := in.Discard(fileHeader); err != nil {
 		return err
 	}
 	var head [frameHeader]byte
+	var leased net.IP
 	for {
 		if _, err := io.ReadFull(in, head[:]); err != nil {
 			return err
@@ -171,6 +180,10 @@ func awaitLease(packets io.Reader) error {
 			continue
 		}
 		if msg, err := dhcpv4.FromBytes(frame[toDHCP:]); err == nil && msg.MessageType() == dhcpv4.MessageTypeAck {
+			leased = msg.YourIPAddr.To4()
+		}
+		arp := frame[12] == 0x08 && frame[13] == 0x06
+		if arp && leased != nil && bytes.Equal(frame[arpSender:][:4], leased) {
 			return nil
 		}
 	}

@@ -1,9 +1,9 @@
 // Package mdns makes the gateway answer on each link for its names and services: Multicast DNS
 // (RFC 6762) and DNS-based Service Discovery (RFC 6763).
 //
-// A link's engine is a pure state machine: packets and the time in, packets out. One goroutine per
-// link owns it and its sockets' packets come to it through a bounded queue. What links know of each
-// other is in kin: which addresses and records are the gateway's own.
+// A link's engine is a pure state machine: packets and the time in, packets out. Whoever has
+// something for it, its goroutine or those that read its sockets, has it alone meanwhile. What links know of
+// each other is in kin: which addresses and records are the gateway's own.
 package mdns
 
 import (

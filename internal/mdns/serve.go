@@ -21,9 +21,6 @@ type order struct {
 	link Link
 }
 
-// waiting is how many packets wait for a link's goroutine: more than one host may have there.
-const waiting = 2 * hostBurst
-
 // serve starts to answer on a link. It goes on until stop is called, says goodbye, and closes done.
 func (r *Responder) serve(l Link) *service {
 	ctx, stop := context.WithCancel(context.Background())
@@ -44,63 +41,100 @@ func (s *service) wish(w *Wish, l Link) {
 	s.wishes <- order{w, l}
 }
 
-// run owns a link.
+// An owner owns a link: whoever works on it, its goroutine or those that read its sockets, does so one
+// at a time, and leaves the timer set for what comes next. An answer goes out from the goroutine that has
+// read the question: the way over another one costs as much again.
+type owner struct {
+	r  *Responder
+	at Link
+
+	mu     sync.Mutex // guards what follows
+	l      *link
+	timer  *time.Timer
+	look   time.Time // when to look again for a rival's MAC address
+	looked int
+	ended  bool // it has said goodbye
+}
+
+// do works on the link.
+func (o *owner) do(work func(now time.Time, l *link)) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.ended {
+		return
+	}
+	now := time.Now()
+	work(now, o.l)
+	if next := o.l.next(); !next.IsZero() && !next.After(now) {
+		o.l.wake(now) // what is due goes out now
+	}
+	if again := !o.look.IsZero() && !now.Before(o.look); o.l.dirty || again {
+		if o.l.dirty {
+			o.looked = 0
+		}
+		o.l.dirty, o.look = false, time.Time{}
+		status, all := o.r.identified(o.at, o.l.status())
+		o.r.publish(status)
+		if o.looked++; !all && o.looked < looks {
+			o.look = now.Add(lookEvery)
+		}
+	}
+	next := o.l.next()
+	if next.IsZero() || !o.look.IsZero() && o.look.Before(next) {
+		next = o.look
+	}
+	if next.IsZero() {
+		o.timer.Stop()
+	} else {
+		o.timer.Reset(time.Until(next))
+	}
+}
+
+// hear takes a datagram.
+func (o *owner) hear(f family, d datagram) {
+	msg, err := wire.Parse(d.bytes)
+	if err != nil {
+		return
+	}
+	o.do(func(now time.Time, l *link) {
+		l.receive(now, packet{family: f, from: d.from, multicast: d.multicast, msg: msg})
+	})
+}
+
+// run owns a link until ctx ends.
 func (r *Responder) run(ctx context.Context, at Link, wishes <-chan order) {
-	packets := make(chan heard, waiting)
 	admission := newAdmission()
 	var sockets [len(families)]*socket
 	var reading sync.WaitGroup
 	reads, stopReads := context.WithCancel(context.Background()) // after the goodbye
 	defer reading.Wait()
 	defer stopReads()
-	l := newLink(r.config.Log, r.kin, r.config.random, func(o outgoing) error { return sockets[o.family].send(o) })
-	var look time.Time // when to look again for a rival's MAC address
-	looked := 0
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+	o := &owner{r: r, at: at, timer: time.NewTimer(0)}
+	o.l = newLink(r.config.Log, r.kin, r.config.random, func(out outgoing) error { return sockets[out.family].send(out) })
+	defer o.timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			l.close(time.Now())
+			o.do(func(now time.Time, l *link) {
+				l.close(now)
+				o.ended = true
+			})
 			return
-		case o := <-wishes:
-			l.link = o.link
-			for _, f := range families {
-				if sockets[f] != nil || !l.usable(f) {
-					continue
+		case w := <-wishes:
+			o.do(func(now time.Time, l *link) {
+				l.link = w.link
+				for _, f := range families {
+					if sockets[f] != nil || !l.usable(f) {
+						continue
+					}
+					s := &socket{family: f, open: func(f family) (conn, error) { return r.config.open(at, f) }}
+					sockets[f] = s
+					reading.Go(func() { s.run(reads, admission, o.hear) })
 				}
-				s := &socket{family: f, open: func(f family) (conn, error) { return r.config.open(at, f) }}
-				sockets[f] = s
-				reading.Go(func() { s.run(reads, admission, packets) })
-			}
-			l.update(time.Now(), o.wish, o.link, r.config.mtu(o.link))
-		case p := <-packets:
-			if msg, err := wire.Parse(p.bytes); err == nil {
-				l.receive(time.Now(), packet{family: p.family, from: p.from, multicast: p.multicast, msg: msg})
-			}
-		case <-timer.C:
-			l.wake(time.Now())
-		}
-		now := time.Now()
-		if again := !look.IsZero() && !now.Before(look); l.dirty || again {
-			if l.dirty {
-				looked = 0
-			}
-			l.dirty, look = false, time.Time{}
-			status, all := r.identified(at, l.status())
-			r.publish(status)
-			if looked++; !all && looked < looks {
-				look = now.Add(lookEvery)
-			}
-		}
-		next := l.next()
-		if next.IsZero() || !look.IsZero() && look.Before(next) {
-			next = look
-		}
-		if next.IsZero() {
-			timer.Stop()
-		} else {
-			timer.Reset(time.Until(next))
+				l.update(now, w.wish, w.link, r.config.mtu(w.link))
+			})
+		case <-o.timer.C:
+			o.do(func(now time.Time, l *link) { l.wake(now) })
 		}
 	}
 }

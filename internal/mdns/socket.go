@@ -37,12 +37,6 @@ type datagram struct {
 	bytes     []byte
 }
 
-// A heard datagram waits to be read: unread, for it takes less room so.
-type heard struct {
-	family family
-	datagram
-}
-
 // A conn sends and receives on one link, in one family. Its methods may be called at the same time.
 type conn interface {
 	read(buf []byte) (datagram, error)
@@ -92,14 +86,14 @@ func (s *socket) close() {
 	}
 }
 
-// run receives packets until ctx ends. It hands on those that the link has room for.
-func (s *socket) run(ctx context.Context, a *admission, packets chan<- heard) {
+// run receives packets until ctx ends, and hands on what is admitted.
+func (s *socket) run(ctx context.Context, a *admission, hear func(family, datagram)) {
 	defer s.close()
 	buf := make([]byte, maxPacket+1)
 	for ctx.Err() == nil {
 		if c, err := s.ensure(); err == nil {
 			stop := context.AfterFunc(ctx, func() { s.drop(c) }) // ends a blocked read
-			s.receive(c, buf, a, packets)
+			s.receive(c, buf, a, hear)
 			stop()
 			s.drop(c)
 		}
@@ -111,7 +105,7 @@ func (s *socket) run(ctx context.Context, a *admission, packets chan<- heard) {
 }
 
 // receive reads packets until c breaks.
-func (s *socket) receive(c conn, buf []byte, a *admission, packets chan<- heard) {
+func (s *socket) receive(c conn, buf []byte, a *admission, hear func(family, datagram)) {
 	for {
 		d, err := c.read(buf)
 		if err != nil {
@@ -121,10 +115,7 @@ func (s *socket) receive(c conn, buf []byte, a *admission, packets chan<- heard)
 			continue
 		}
 		d.bytes = bytes.Clone(d.bytes)
-		select {
-		case packets <- heard{s.family, d}:
-		default: // more than we can bear: it will be asked again
-		}
+		hear(s.family, d)
 	}
 }
 
@@ -140,6 +131,7 @@ func (s *socket) send(o outgoing) error {
 // udp is the conn of the kernel.
 type udp struct {
 	*net.UDPConn
+	raw    syscall.RawConn
 	family family
 	link   Link
 }
@@ -166,7 +158,11 @@ func listen(link Link, f family) (conn, error) {
 		return nil, fmt.Errorf("listen for %s on %s: %w", network, link.Name, err)
 	}
 	u := &udp{UDPConn: c.(*net.UDPConn), family: f, link: link}
-	if err := u.join(); err != nil {
+	u.raw, err = u.SyscallConn()
+	if err == nil {
+		err = u.join()
+	}
+	if err != nil {
 		u.Close()
 		return nil, fmt.Errorf("join %v on %s: %w", groups[f], link.Name, err)
 	}
@@ -236,8 +232,17 @@ func (u *udp) write(o outgoing) error {
 	} else {
 		control = (&ipv6.ControlMessage{Src: o.source.AsSlice(), IfIndex: u.link.Index}).Marshal()
 	}
-	u.SetWriteDeadline(time.Now().Add(patience)) // a port that is stuck must not stop the other family
-	if _, _, err := u.WriteMsgUDPAddrPort(o.bytes, control, to); err != nil {
+	var sa unix.Sockaddr = &unix.SockaddrInet6{Addr: to.Addr().As16(), Port: int(to.Port()), ZoneId: uint32(u.link.Index)}
+	if u.family == v4 {
+		sa = &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}
+	}
+	// It does not wait: a port that is stuck must not stop the other family, and what is lost is asked again.
+	var err error
+	closed := u.raw.Write(func(fd uintptr) bool {
+		err = unix.Sendmsg(int(fd), o.bytes, control, sa, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		return true
+	})
+	if err := errors.Join(closed, err); err != nil {
 		return fmt.Errorf("send to %v on %s: %w", to.Addr(), u.link.Name, err)
 	}
 	return nil
