@@ -5,12 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
+
+	"cloudlink.local/gateway/internal/localhttp"
 )
 
 // A Client asks process 1. Its methods may be called at the same time.
@@ -22,10 +23,7 @@ type Client struct {
 func NewClient() *Client { return newClient(Socket) }
 
 func newClient(socket string) *Client {
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", socket)
-	}
-	return &Client{http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConns: 1, IdleConnTimeout: 10 * time.Second}}}
+	return &Client{http.Client{Transport: localhttp.Transport(socket)}}
 }
 
 // Status returns the machine's status.

@@ -7,11 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"time"
 
 	"cloudlink.local/gateway/internal/diary"
+	"cloudlink.local/gateway/internal/localhttp"
 	"cloudlink.local/gateway/internal/portmap"
 	"cloudlink.local/gateway/internal/settings"
 )
@@ -25,11 +25,8 @@ type Client struct {
 func NewClient() *Client { return newClient(Socket) }
 
 func newClient(socket string) *Client {
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", socket)
-	}
 	return &Client{http.Client{
-		Transport: &http.Transport{DialContext: dial, MaxIdleConns: 1, IdleConnTimeout: 10 * time.Second},
+		Transport: localhttp.Transport(socket),
 		Timeout:   time.Minute,
 	}}
 }

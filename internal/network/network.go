@@ -25,6 +25,7 @@ import (
 
 	"cloudlink.local/gateway/internal/boot/clock"
 	"cloudlink.local/gateway/internal/diary"
+	"cloudlink.local/gateway/internal/localhttp"
 	"cloudlink.local/gateway/internal/mdns"
 	"cloudlink.local/gateway/internal/network/commit"
 	"cloudlink.local/gateway/internal/network/dhcp4"
@@ -153,7 +154,7 @@ func (s *service) run(ctx context.Context, ready func()) error {
 		})
 	})
 	s.converge(ctx) // so that the first answer is true, and before anybody waits
-	listener, err := listen(s.Socket)
+	listener, err := localhttp.Listen(s.Socket)
 	if err != nil {
 		return err
 	}

@@ -7,11 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
+
+	"cloudlink.local/gateway/internal/localhttp"
 )
 
 // maxAnswer is more than the service ever has to say.
@@ -24,10 +24,7 @@ type Client struct{ http http.Client }
 func NewClient() *Client { return newClient(Socket) }
 
 func newClient(socket string) *Client {
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", socket)
-	}
-	return &Client{http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConns: 1, IdleConnTimeout: 10 * time.Second}}}
+	return &Client{http.Client{Transport: localhttp.Transport(socket)}}
 }
 
 // A Refusal says why something is not done.

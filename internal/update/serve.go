@@ -6,13 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"time"
 
 	"golang.org/x/net/netutil"
+
+	"cloudlink.local/gateway/internal/localhttp"
 )
 
 const (
@@ -23,16 +24,9 @@ const (
 
 // listen answers on the socket until stop is called.
 func (s *service) listen(ctx context.Context, fail context.CancelCauseFunc) (stop func(), err error) {
-	if err := os.Remove(s.Socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("listen: %w", err)
-	}
-	l, err := net.Listen("unix", s.Socket)
+	l, err := localhttp.Listen(s.Socket)
 	if err != nil {
-		return nil, fmt.Errorf("listen: %w", err)
-	}
-	if err := os.Chmod(s.Socket, 0o666); err != nil { // its directory lets only the services in
-		l.Close()
-		return nil, fmt.Errorf("listen: %w", err)
+		return nil, err
 	}
 	server := &http.Server{
 		Handler: s.handler(), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10,

@@ -13,12 +13,12 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
+	"cloudlink.local/gateway/internal/boot/bootenv"
 	"cloudlink.local/gateway/internal/boot/data"
 	"cloudlink.local/gateway/internal/machine"
 	"cloudlink.local/gateway/internal/network"
@@ -27,9 +27,6 @@ import (
 	"cloudlink.local/gateway/internal/settings"
 	"cloudlink.local/gateway/internal/update/trust"
 )
-
-// RootFile is the root metadata that the image came with.
-const RootFile = "/etc/cloudlink/update-root.json"
 
 const (
 	dataDir = data.Dir + "/update"
@@ -67,7 +64,7 @@ func Run(ctx context.Context, ready func(), log *slog.Logger) error {
 	rel, _ := release.Load(release.File) // process 1 has told what is wrong with it
 	nets := network.NewClient()
 	return Config{
-		Socket: Socket, Data: dataDir, RootFile: RootFile, Release: rel, Machine: machine.NewClient(), Log: log,
+		Socket: Socket, Data: dataDir, RootFile: release.UpdateRoot, Release: rel, Machine: machine.NewClient(), Log: log,
 		Settings: func(ctx context.Context) (settings.Update, error) {
 			all, err := nets.Settings(ctx)
 			return all.Update, err
@@ -89,7 +86,7 @@ func realHealth(m *machine.Client, nets *network.Client) func(context.Context) H
 		if h.Page != nil {
 			return h
 		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 80).String()+"/", nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1/", nil)
 		if err == nil {
 			var resp *http.Response
 			if resp, err = page.Do(req); err == nil {
@@ -218,9 +215,7 @@ func (s *service) resume(ctx context.Context, slots machine.Slots) {
 		s.confirmed(ctx, &a)
 	case RolledBack:
 		s.rolledBack(ctx, &a, reason)
-	case Downloading, Verifying:
-		s.goOn(ctx, a)
-	case PendingReboot:
+	case Downloading, Verifying, PendingReboot:
 		s.goOn(ctx, a)
 	default:
 		s.end(&a, Failed, fail(reason, nil))
@@ -284,7 +279,7 @@ func (s *service) update(ctx context.Context, o order) {
 		s.checked(LastCheck{Time: time.Now().UTC(), Reason: NoServer})
 		return
 	}
-	client, p, err := s.find(ctx, o, set)
+	p, err := s.find(ctx, o, set)
 	if err != nil {
 		f := failure(err, Internal)
 		s.checked(LastCheck{Time: time.Now().UTC(), Reason: f.Reason, Detail: f.Error()})
@@ -301,7 +296,7 @@ func (s *service) update(ctx context.Context, o order) {
 	if o.check || o.by == "" && (!set.Automatic || s.store.gaveBack(t.Version)) {
 		return
 	}
-	s.install(ctx, o, client, p)
+	s.install(ctx, o, p)
 }
 
 func (p plan) size() int64 {
@@ -312,10 +307,10 @@ func (p plan) size() int64 {
 }
 
 // find asks the source for an update.
-func (s *service) find(ctx context.Context, o order, set settings.Update) (*trust.Client, plan, error) {
+func (s *service) find(ctx context.Context, o order, set settings.Update) (plan, error) {
 	root, err := safefile.Read(s.RootFile, 1<<20)
 	if err != nil {
-		return nil, plan{}, fmt.Errorf("root metadata of the image: %w", err)
+		return plan{}, fmt.Errorf("root metadata of the image: %w", err)
 	}
 	s.show(func(st *Status) { st.Checking = true })
 	defer s.show(func(st *Status) { st.Checking = false })
@@ -330,40 +325,40 @@ func (s *service) find(ctx context.Context, o order, set settings.Update) (*trus
 	if o.file != "" {
 		f, err := safefile.Open(o.file)
 		if err != nil {
-			return nil, plan{}, failure(err, MediumFailed)
+			return plan{}, failure(err, MediumFailed)
 		}
 		defer f.Close()
 		b, err := trust.OpenBundle(f)
 		if err != nil {
-			return nil, plan{}, err
+			return plan{}, err
 		}
 		client.Source = b
 		offer, err := client.Check(ctx, device)
 		if err != nil {
-			return nil, plan{}, err
+			return plan{}, err
 		}
 		target, err := os.Create(s.path("fetched"))
 		if err != nil {
-			return nil, plan{}, failure(err, MediumFailed)
+			return plan{}, failure(err, MediumFailed)
 		}
 		_, err = io.Copy(target, b.Target(offer.Full))
 		if err := errors.Join(err, target.Close()); err != nil {
-			return nil, plan{}, failure(err, WrongFile)
+			return plan{}, failure(err, WrongFile)
 		}
-		return client, plan{offer: offer, file: s.path("fetched")}, os.Remove(o.file)
+		return plan{offer: offer, file: s.path("fetched")}, os.Remove(o.file)
 	}
 	repo, err := trust.NewRepository(set.Server)
 	if err != nil {
-		return nil, plan{}, fail(Reason(trust.NotRepository), err)
+		return plan{}, fail(Reason(trust.NotRepository), err)
 	}
 	defer repo.Close()
 	client.Source = repo
 	offer, err := client.Check(ctx, device)
-	return client, plan{offer: offer}, err
+	return plan{offer: offer}, err
 }
 
 // install takes an update from its file to the restart.
-func (s *service) install(ctx context.Context, o order, client *trust.Client, p plan) {
+func (s *service) install(ctx context.Context, o order, p plan) {
 	full := p.offer.Full
 	source := FromRepository
 	if p.file != "" {
@@ -434,7 +429,7 @@ func (s *service) tryOther(ctx context.Context, a *Attempt) error {
 	if err != nil {
 		return fail(NotSlots, err)
 	}
-	a.FromSlot, a.ToSlot = slots.Running, map[string]string{"a": "b", "b": "a"}[slots.Running]
+	a.FromSlot, a.ToSlot = slots.Running, string(bootenv.Slot(slots.Running).Other())
 	s.enter(a, PendingReboot)
 	for a.By == "" && !s.goodTime(ctx) {
 		select {
@@ -470,11 +465,8 @@ func (s *service) goodTime(ctx context.Context) bool {
 
 // finish ends an attempt that has not led to a restart.
 func (s *service) finish(ctx context.Context, a *Attempt, err error) {
-	if err == nil || a.State == PendingReboot && context.Cause(ctx) != nil && s.stopping(ctx) {
+	if err == nil || s.stopping(ctx) {
 		return // Resume goes on with it
-	}
-	if s.stopping(ctx) && a.State.Working() {
-		return
 	}
 	closeSlot(s.Machine)
 	s.end(a, Failed, failure(err, Internal))
