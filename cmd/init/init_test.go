@@ -23,7 +23,7 @@ func TestWithoutAServicesNameItSaysHowItIsUsed(t *testing.T) {
 		cmd := exec.Command("/proc/self/exe", args...)
 		cmd.Env = append(os.Environ(), "INIT_MAIN=1")
 		out, err := cmd.CombinedOutput()
-		if cmd.ProcessState.ExitCode() != 2 || !strings.HasPrefix(string(out), "usage: init SERVICE\nThe services are network, portal, console;") {
+		if cmd.ProcessState.ExitCode() != 2 || !strings.HasPrefix(string(out), "usage: init SERVICE\nThe services are network, portal, update, console;") {
 			t.Errorf("init %q: %v\n%s", args, err, out)
 		}
 	}

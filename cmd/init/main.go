@@ -115,6 +115,7 @@ func run() boot.Ending {
 	sup.Start("network")           // it finds its settings and leases
 	sup.Settle(ctx, 3*time.Second) // what follows would only slow the two down
 	sup.Start("console")
+	sup.Start("update")
 	booted.Store(true)
 	if fresh {
 		check(boot.KeepSerial(serialFile, serial))

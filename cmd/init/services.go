@@ -14,6 +14,7 @@ import (
 	"cloudlink.local/gateway/internal/release"
 	"cloudlink.local/gateway/internal/supervise"
 	"cloudlink.local/gateway/internal/supervise/sandbox"
+	"cloudlink.local/gateway/internal/update"
 )
 
 // A row is a service: how it is run, what it may do, and its code.
@@ -66,6 +67,17 @@ func services(keys release.Keys) []row {
 				Sockets: []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK},
 			},
 			run: portal.Run,
+		},
+		{
+			Spec: supervise.Spec{Name: "update", User: updateUser, Memory: 96 << 20, Processes: 64, OOMScore: 200},
+			rules: sandbox.Rules{
+				Read:    []string{"/etc", "/usr/share", "/proc"},
+				Write:   []string{runtimeDir + "/update", data.Dir + "/update", slotsDir},
+				Any:     true, // the owner names the update server
+				Sockets: []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6},
+			},
+			keeps: true,
+			run:   update.Run,
 		},
 		{
 			Spec: supervise.Spec{Name: "console", User: consoleUser, Memory: 96 << 20, Processes: 64, OOMScore: 300},
