@@ -60,7 +60,7 @@ func (e Entry) Text(lang string) string {
 	if !ok {
 		text = id // the timeline is still complete; the package's test sees to it that it never is
 	}
-	text = clause.ReplaceAllStringFunc(text, func(s string) string {
+	text = clause().ReplaceAllStringFunc(text, func(s string) string {
 		if strings.Contains(s, none) {
 			return ""
 		}
@@ -105,7 +105,7 @@ func inWords(kind, list string, part func(string, map[string]string) (string, bo
 // left out where that is in it, elsewhere it reads "–".
 const none = "\x00"
 
-var clause = regexp.MustCompile("⟨[^⟩]*⟩")
+var clause = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile("⟨[^⟩]*⟩") })
 
 // printable makes an argument fit for a line of a page or a terminal: whoever it comes from may
 // have put control characters into it, or a novel.

@@ -19,10 +19,10 @@ var (
 	Standard = Timing{Wait: time.Second, Min: time.Second, Max: 2 * time.Second, Answer: 2 * time.Second, Probes: 3}
 
 	// Quick is for an address that somebody gave us who knows the network: a device that is awake
-	// answers within milliseconds, so the address is used after 0.6 s. Looking goes on as long as
+	// answers within milliseconds, so the address is used after 0.3 s. Looking goes on as long as
 	// the standard demands, and what turns up counts as if the address had not been used yet. Other
 	// systems look as briefly, and then no more (Apple's 0.9 s, NetworkManager 0.2 s).
-	Quick = Timing{Min: 150 * time.Millisecond, Max: 250 * time.Millisecond, Answer: 200 * time.Millisecond, Probes: 3}
+	Quick = Timing{Min: 80 * time.Millisecond, Max: 120 * time.Millisecond, Answer: 100 * time.Millisecond, Probes: 3}
 
 	// Held is for an address that was ours on this link before: it is used while we look.
 	Held = Timing{}

@@ -49,8 +49,8 @@ func TestTimetables(t *testing.T) {
 			{5500 * ms, announce, Free}, {7500 * ms, announce, ""}, {9500 * ms, "", ""},
 		}},
 		"quick": {Quick, []entry{
-			{0, probe, ""}, {200 * ms, probe, ""}, {400 * ms, probe, ""},
-			{600 * ms, announce, Free}, {1600 * ms, probe, ""}, {2600 * ms, announce, ""}, {3600 * ms, probe, ""}, {4600 * ms, "", ""},
+			{0, probe, ""}, {100 * ms, probe, ""}, {200 * ms, probe, ""},
+			{300 * ms, announce, Free}, {1300 * ms, probe, ""}, {2300 * ms, announce, ""}, {3300 * ms, probe, ""}, {4300 * ms, "", ""},
 		}},
 		"held": {Held, []entry{
 			{0, announce, Free}, {1000 * ms, probe, ""}, {2000 * ms, announce, ""}, {3000 * ms, probe, ""}, {4000 * ms, "", ""},

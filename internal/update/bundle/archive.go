@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"path"
-	"regexp"
 	"strings"
 )
 
@@ -28,7 +27,7 @@ type File struct {
 	Data []byte
 }
 
-var metadataName = regexp.MustCompile(`^([1-9][0-9]{0,9}\.(root|targets|snapshot)|timestamp)\.json$`)
+var metadataName = lazy(`^([1-9][0-9]{0,9}\.(root|targets|snapshot)|timestamp)\.json$`)
 
 // Write writes the file with a whole update: the repository's metadata and the one target, whose
 // name below the folder of targets is given.
@@ -72,7 +71,7 @@ func Open(r io.Reader) (*Reader, error) {
 		case folder == TargetsFolder && name == path.Clean(name) && !strings.HasPrefix(name, "."):
 			b.Target, b.Size = name, h.Size
 			return b, nil
-		case folder != MetadataFolder || !metadataName.MatchString(name):
+		case folder != MetadataFolder || !metadataName().MatchString(name):
 			return nil, fmt.Errorf("open bundle: %.100q has no place in it: %w", h.Name, ErrForeign)
 		case b.metadata[name] != nil:
 			return nil, fmt.Errorf("open bundle: %s is there twice: %w", name, ErrForeign)

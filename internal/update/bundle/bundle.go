@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -91,14 +92,20 @@ func Parse(b []byte) (Target, error) {
 }
 
 var (
-	nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
-	sumForm  = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	nameForm = lazy(`^[a-z0-9][a-z0-9-]{0,63}$`)
+	sumForm  = lazy(`^[0-9a-f]{64}$`)
 )
+
+// lazy compiles an expression when it is first needed: this package is in every process of the
+// gateway, and most never see a target.
+func lazy(form string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(form) })
+}
 
 // Check says what is wrong with t; each error names the field.
 func (t Target) Check() error {
 	for _, f := range []struct{ field, value string }{{"product", t.Product}, {"board", t.Board}} {
-		if !nameForm.MatchString(f.value) {
+		if !nameForm().MatchString(f.value) {
 			return fmt.Errorf("%s %.70q: want small letters, digits and minus", f.field, f.value)
 		}
 	}
@@ -130,7 +137,7 @@ func (t Target) Check() error {
 		return fmt.Errorf("kind %.20q: want %s or %s", t.Kind, Full, Delta)
 	case t.Kind == Full && (t.From != "" || t.FromVersion != ""):
 		return errors.New("from, from_version: a full update applies to anything, leave them empty")
-	case t.Kind == Delta && !sumForm.MatchString(t.From):
+	case t.Kind == Delta && !sumForm().MatchString(t.From):
 		return fmt.Errorf("from %.70q: want the SHA-256 of a %s in small hex digits", t.From, UKI)
 	}
 	if err := t.checkSlot(); err != nil {
@@ -140,7 +147,7 @@ func (t Target) Check() error {
 		return fmt.Errorf("channels: %d of them, want %s or %s", len(t.Channels), Stable, Beta)
 	}
 	for _, c := range t.Channels {
-		if !nameForm.MatchString(c) {
+		if !nameForm().MatchString(c) {
 			return fmt.Errorf("channels: %.70q: want small letters, digits and minus", c)
 		}
 	}
@@ -164,7 +171,7 @@ func (t Target) checkSlot() error {
 			return fmt.Errorf("slot: file %.70q, want %s there", f.Name, slotFiles[i])
 		case f.Size < 1 || f.Size > most:
 			return fmt.Errorf("slot: %s has %d bytes, want 1 to %d", f.Name, f.Size, most)
-		case !sumForm.MatchString(f.SHA256):
+		case !sumForm().MatchString(f.SHA256):
 			return fmt.Errorf("slot: %s: sha256 %.70q, want 64 small hex digits", f.Name, f.SHA256)
 		}
 	}
@@ -176,7 +183,7 @@ func (t Target) checkNotes() error {
 		return fmt.Errorf("notes in %d languages, want %s", len(t.Notes), strings.Join(Languages, " and "))
 	}
 	for language, text := range t.Notes {
-		if !nameForm.MatchString(language) {
+		if !nameForm().MatchString(language) {
 			return fmt.Errorf("notes: language %.70q, want one like %s", language, Languages[0])
 		}
 		if len(text) > MaxNotes {
