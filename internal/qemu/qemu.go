@@ -37,7 +37,7 @@ type NIC struct {
 // Config is a machine.
 type Config struct {
 	Firmware Firmware
-	Disk     string // raw image; written to
+	Disk     string // raw image, or the address of a server of one; written to
 	MemoryMB int    // 256 if 0
 	CPUs     int    // 2 if 0
 	CPU      string // QEMU's name of it; DefaultCPU if ""

@@ -47,6 +47,9 @@ type Options struct {
 	ReadOnly bool
 	NICs     []qemu.NIC // instead of the one user-mode card
 	Args     []string
+	// Serve, if not nil, is given the path of the disk image and returns what QEMU opens instead: the
+	// address of a server of that disk.
+	Serve func(path string) (string, error)
 }
 
 // New makes the machine with a copy of the image as its disk, switched off.
@@ -64,6 +67,13 @@ func New(t testing.TB, o Options) *VM {
 	if o.Firmware == "" {
 		o.Firmware = qemu.UBoot
 	}
+	opened := disk
+	if o.Serve != nil {
+		var err error
+		if opened, err = o.Serve(disk); err != nil {
+			t.Fatalf("serve the disk: %v", err)
+		}
+	}
 	vm := &VM{t: t, Disk: &Disk{t: t, path: disk}, console: qemu.NewConsole()}
 	nics := o.NICs
 	if nics == nil && !o.NoNIC {
@@ -75,7 +85,7 @@ func New(t testing.TB, o Options) *VM {
 		vm.Reach(fmt.Sprintf("127.0.0.1:%d", port), nil)
 	}
 	vm.config = qemu.Config{
-		Firmware: o.Firmware, Disk: disk, MemoryMB: o.MemoryMB, CPU: o.CPU,
+		Firmware: o.Firmware, Disk: opened, MemoryMB: o.MemoryMB, CPU: o.CPU,
 		NICs: nics, ReadOnly: o.ReadOnly, Args: o.Args, Dir: dir,
 	}
 	t.Cleanup(func() {
