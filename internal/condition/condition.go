@@ -19,12 +19,15 @@ type ID string
 
 // The conditions, most pressing first.
 const (
+	UpdateRunning   ID = "update-running"    // M4: it explains much of what follows
 	StorageFailing  ID = "storage-failing"   // reads or writes of the data partition fail
 	DataMissing     ID = "data-missing"      // no data partition: settings are lost at restart
 	DataReadOnly    ID = "data-read-only"    // settings cannot be saved
 	DataReplaced    ID = "data-replaced"     // it was damaged: set aside and replaced by an empty one
 	DataFull        ID = "data-full"         // less than the reserve is free
 	ServiceFailing  ID = "service-failing"   // args: service
+	UpdateError     ID = "update-error"      // M6: the newest update did not come about
+	UpdateReturned  ID = "update-returned"   // M6: it did, and did not prove itself: the version before runs again; args: version
 	NoNetworkPort   ID = "no-network-port"   // the kernel knows no Ethernet port
 	NoLink          ID = "no-link"           // args: port; no cable, or the other end is off
 	NoAddress       ID = "no-address"        // args: port; link, but no DHCP server answered
@@ -33,6 +36,7 @@ const (
 	FellBack        ID = "fell-back"         // args: wanted, booted; the loader took the other slot
 	WatchdogReset   ID = "watchdog-reset"    // the last run ended by the watchdog or a kernel panic
 	NoWatchdog      ID = "no-watchdog"       // the board has none, or it cannot be opened
+	UpdateAvailable ID = "update-available"  // M48; args: version
 	ClockFloor      ID = "clock-floor"       // the clock is only known to be no earlier than this
 	DevelopmentKeys ID = "development-keys"  // signed with keys that anyone may have
 )
@@ -43,6 +47,7 @@ var Order = []struct {
 	Severity Severity
 	Args     []string
 }{
+	{UpdateRunning, Info, nil},
 	{StorageFailing, Error, nil},
 	{DataMissing, Error, nil},
 	{NoNetworkPort, Error, nil},
@@ -50,6 +55,8 @@ var Order = []struct {
 	{DataReplaced, Warning, nil},
 	{DataReadOnly, Error, nil},
 	{DataFull, Warning, nil},
+	{UpdateError, Warning, nil},
+	{UpdateReturned, Warning, []string{"version"}},
 	{NoLink, Warning, []string{"port"}},
 	{NoAddress, Warning, []string{"port"}},
 	{NameTaken, Warning, []string{"name", "port", "address", "mac", "other"}},
@@ -57,6 +64,7 @@ var Order = []struct {
 	{WatchdogReset, Warning, nil},
 	{BootEnvRepaired, Info, nil},
 	{NoWatchdog, Warning, nil},
+	{UpdateAvailable, Info, []string{"version"}},
 	{ClockFloor, Info, nil},
 	{DevelopmentKeys, Warning, nil},
 }

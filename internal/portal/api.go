@@ -99,6 +99,7 @@ func (p *Portal) newAPI() http.Handler {
 		return &findOutput{p.find(in.request, view{Lang: acceptedLang(in.AcceptLanguage)})}, nil
 	})
 	p.networkAPI(api)
+	p.updateAPI(api, mux)
 	describe(c.Components.Schemas.Map())
 	params := map[string][]param{} // of each pattern of mux
 	for path, item := range api.OpenAPI().Paths {
@@ -129,7 +130,11 @@ func (p *Portal) newAPI() http.Handler {
 			return
 		}
 		r.URL.RawQuery = q.Encode() // huma takes it apart in its own way: one way only
-		if !checkWrite(w, r) {
+		if pattern != "POST "+updateUploadPath && !checkWrite(w, r) {
+			return
+		}
+		if pattern == "GET "+updateEventsPath {
+			mux.ServeHTTP(w, r) // it wants to hear that the client hung up
 			return
 		}
 		if pattern == "GET "+logPath {
@@ -193,13 +198,14 @@ func describe(schemas map[string]*huma.Schema) {
 	enum("Release", "keys", "", release.Development, release.Production)
 	enum("Cure", "platform", windows, macOS, iOS, android, linux, chromeOS)
 	describeNetwork(enum)
+	describeUpdate(enum)
 	var ids []any
 	for _, o := range condition.Order {
 		ids = append(ids, o.ID)
 	}
 	enum("Condition", "id", ids...)
 	schemas["Entry"].Properties["level"].Description = "As in syslog: 3 error, 4 warning, 6 information, 7 debugging"
-	schemas["Status"].Properties["unknown"].Items.Enum = []any{PartMachine, PartNetwork}
+	schemas["Status"].Properties["unknown"].Items.Enum = []any{PartMachine, PartNetwork, PartUpdate}
 }
 
 // problem answers a program with an error, as RFC 9457 has it.

@@ -28,7 +28,7 @@ import (
 )
 
 var (
-	update  = flag.Bool("update", false, "write the pictures of docs/images anew")
+	renew   = flag.Bool("update", false, "write the pictures of docs/images anew")
 	preview = flag.String("preview", "", "instead of testing, serve the pages with sample data at this `address`")
 )
 
@@ -80,7 +80,7 @@ func servePreview() error {
 	}
 	g := faulty()
 	p := New(Config{
-		Release: g.m.Release, Machine: fakeMachine{g}, Network: fakeNetwork{g}, Notices: "testdata/notices.txt.gz", Log: slog.Default(),
+		Release: g.m.Release, Machine: fakeMachine{g}, Network: fakeNetwork{g}, Update: fakeUpdate{g}, Notices: "testdata/notices.txt.gz", Log: slog.Default(),
 	})
 	return Serve(ctx, ln, func() { fmt.Println("http://" + *preview + "/") }, p)
 }
@@ -498,7 +498,7 @@ func TestPagesWorkWithoutJavaScript(t *testing.T) {
 
 // With -update: the pictures that the documents show.
 func TestPicturesForTheDocuments(t *testing.T) {
-	if !*update {
+	if !*renew {
 		for _, name := range []string{"portal.png", "portal-phone-dark.png"} {
 			if _, err := os.Stat("../../docs/images/" + name); err != nil {
 				t.Errorf("go test ./internal/portal -run Pictures -update makes it: %v", err)

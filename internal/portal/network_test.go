@@ -103,6 +103,9 @@ func (f fakeNetwork) Change(ctx context.Context, p network.Proposal) (network.St
 		if p.Names != nil {
 			all.Names = *p.Names
 		}
+		if p.Update != nil {
+			all.Update = *p.Update
+		}
 		if err = all.Check(); err != nil {
 			err = wrong(err)
 			return network.Status{}

@@ -418,7 +418,7 @@ func schemaName(t reflect.Type, hint string) string {
 		t = t.Elem()
 	}
 	switch of := path.Base(t.PkgPath()); of {
-	case "settings", "portmap", "diary":
+	case "settings", "portmap", "diary", "update":
 		return strings.ToUpper(of[:1]) + of[1:] + name
 	}
 	return name

@@ -30,6 +30,7 @@ type Config struct {
 	Release release.Release
 	Machine Machine
 	Network Network
+	Update  Update
 	Notices string // file of the third-party notices, gzip
 	Log     *slog.Logger
 }
@@ -44,6 +45,7 @@ type Portal struct {
 	origin  *http.CrossOriginProtection
 	api     func() http.Handler // built at first use
 	turns   chan struct{}       // has one element for each who reads the log
+	streams chan struct{}       // and for each who follows the events
 	token   string              // tells this gateway from another of the same name
 	answers answers
 }
@@ -56,13 +58,14 @@ const maxReaders = 8
 // New returns a portal; it does nothing before it is asked.
 func New(c Config) *Portal {
 	p := &Portal{
-		gatherer: gatherer{machine: c.Machine, network: c.Network, log: c.Log, keep: keepTime, silent: map[Part]*silence{}},
+		gatherer: gatherer{machine: c.Machine, network: c.Network, update: c.Update, log: c.Log, keep: keepTime, silent: map[Part]*silence{}},
 		release:  c.Release,
 		notices:  c.Notices,
 		mux:      http.NewServeMux(),
 		params:   map[string][]param{},
 		origin:   http.NewCrossOriginProtection(),
 		turns:    make(chan struct{}, maxReaders),
+		streams:  make(chan struct{}, maxStreams),
 		token:    newToken(),
 	}
 	p.api = sync.OnceValue(p.newAPI)
@@ -81,6 +84,7 @@ func New(c Config) *Portal {
 	page("GET /assets/{fingerprint}/{name}", p.asset)
 	p.networkPages(page)
 	p.findPages(page)
+	p.updatePages(page)
 	p.mux.HandleFunc(apiPath, func(w http.ResponseWriter, r *http.Request) { p.api().ServeHTTP(w, r) }) // checks its own
 	return p
 }
@@ -99,7 +103,11 @@ func (p *Portal) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Cache-Control", "no-store")
 	defer p.recover(w, r)
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	limit := int64(maxBody)
+	if isUpload(r) {
+		limit = maxUpload
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, limit)
 	switch {
 	case !ownHost(r.Host, ownNames{}) && !ownHost(r.Host, p.names(r.Context())):
 		p.fail(w, r, http.StatusMisdirectedRequest)

@@ -1,6 +1,6 @@
 // Package portal serves the gateway's pages and its JSON API to the LAN, over plain HTTP: a
 // ".local" name has no certificate. It holds no state of its own; what it shows it asks process 1
-// and the network service for.
+// and the services for.
 package portal
 
 import (
@@ -19,6 +19,7 @@ import (
 	"cloudlink.local/gateway/internal/machine"
 	"cloudlink.local/gateway/internal/network"
 	"cloudlink.local/gateway/internal/release"
+	"cloudlink.local/gateway/internal/update"
 )
 
 // Notices is where the image builder puts the third-party notices.
@@ -27,7 +28,7 @@ const Notices = "/usr/share/cloudlink/notices.txt.gz"
 const (
 	port       = 80
 	maxHeader  = 16 << 10         // bytes of a request's header
-	maxBody    = 64 << 10         // bytes of a request's body; no page takes one yet
+	maxBody    = 64 << 10         // bytes of a request's body; of a bundle's more
 	graceAtEnd = 2 * time.Second  // for answers under way when we are told to stop
 	headerTime = 5 * time.Second  // to send a request's header in
 	readTime   = 10 * time.Second // to send a whole request in
@@ -50,6 +51,7 @@ func Run(ctx context.Context, ready func(), log *slog.Logger) error {
 		Release: rel,
 		Machine: machine.NewClient(),
 		Network: network.NewClient(),
+		Update:  update.NewClient(),
 		Notices: Notices,
 		Log:     log,
 	}))
@@ -87,6 +89,9 @@ func Serve(ctx context.Context, ln net.Listener, ready func(), p *Portal) error 
 		IdleTimeout:       idleTime,
 		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug), // clients can cause these lines
 
+		BaseContext: func(net.Listener) context.Context {
+			return context.WithValue(context.Background(), endsKey{}, ctx.Done())
+		},
 		DisableGeneralOptionsHandler: true, // "OPTIONS *" gets our headers too
 	}
 	ended := make(chan error, 1)

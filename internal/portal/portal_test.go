@@ -61,8 +61,8 @@ var pagePaths = []string{"/", "/network", "/find", "/log", "/log?level=debug", "
 
 // everyState is gateways in all the states that the pages have words for.
 func everyState() map[string]*gateway {
-	all := map[string]*gateway{"sample": sample(), "faulty": faulty(), "sited": sited(), "contested": contested()}
-	for _, p := range []Part{PartMachine, PartNetwork} {
+	all := map[string]*gateway{"sample": sample(), "faulty": faulty(), "sited": sited(), "contested": contested(), "downloading": downloading(), "proving": proving(), "update failed": updateFailedThere(), "returned": returned(), "offered": offered()}
+	for _, p := range []Part{PartMachine, PartNetwork, PartUpdate} {
 		g := sample()
 		g.down[p] = true
 		all["without "+string(p)] = g
@@ -253,7 +253,7 @@ func TestCatalogues(t *testing.T) {
 		}
 	}
 	// Some are put together: {{.T (print "state." .Worst)}}.
-	made := regexp.MustCompile(`"([a-z]+\.)" ?[.$+]`)
+	made := regexp.MustCompile(`"([a-z]+\.)",? ?[.$+a-z]`)
 	prefixes := map[string]bool{}
 	for _, m := range made.FindAllStringSubmatch(source.String(), -1) {
 		prefixes[m[1]] = true
@@ -883,9 +883,9 @@ func TestAPI(t *testing.T) {
 		if strings.Contains(description, `"null"`) {
 			t.Error("the description lets something be null")
 		}
-		for path, schema := range map[string]string{"/api/v1/status": "Status", "/api/v1/log": "Log", "/api/v1/log?boot=previous": "Log", "/api/v1/find": "Find", "/api/v1/names": "NamesState"} {
+		for path, schema := range map[string]string{"/api/v1/status": "Status", "/api/v1/log": "Log", "/api/v1/log?boot=previous": "Log", "/api/v1/find": "Find", "/api/v1/names": "NamesState", updatePath: "UpdateStatus", updateSettingsPath: "SettingsUpdate"} {
 			resp, body := get(t, p, path, "Accept-Language", "de")
-			if resp.StatusCode == http.StatusServiceUnavailable && (g.down[PartMachine] || path == namesPath && g.down[PartNetwork]) {
+			if resp.StatusCode == http.StatusServiceUnavailable && (g.down[PartMachine] || (path == namesPath || path == updateSettingsPath) && g.down[PartNetwork] || g.down[PartUpdate]) {
 				schema = "ErrorModel"
 			} else if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "application/json" {
 				t.Errorf("%s: %s: %s %s", name, path, resp.Status, body)
@@ -955,7 +955,7 @@ func TestManyViewersCostAsMuchAsOne(t *testing.T) {
 		viewers.Go(func() { get(t, p, "/live") })
 	}
 	viewers.Wait()
-	if g.asked != 2 { // process 1 and the network service, once each
+	if g.asked != 3 { // process 1 and the services, once each
 		t.Errorf("asked %d times", g.asked)
 	}
 }

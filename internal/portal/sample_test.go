@@ -15,6 +15,7 @@ import (
 	"cloudlink.local/gateway/internal/network"
 	"cloudlink.local/gateway/internal/network/ntp"
 	"cloudlink.local/gateway/internal/release"
+	"cloudlink.local/gateway/internal/update"
 )
 
 var testRelease = release.Release{
@@ -25,16 +26,18 @@ var testRelease = release.Release{
 	Keys:      release.Production,
 }
 
-// A gateway stands in for process 1 and the network service. Tests change what it says.
+// A gateway stands in for process 1, the network service and the update service. Tests change what it says.
 type gateway struct {
 	mu      sync.Mutex // guards what follows
 	m       machine.Status
 	n       network.Status
+	u       update.Status
 	entries []machine.Entry
 	before  []machine.Entry
 	down    map[Part]bool
 	asked   int
 	net     netState
+	up      upState
 }
 
 var errDown = errors.New("connect: connection refused")
@@ -117,6 +120,7 @@ func sample() *gateway {
 		},
 		{Name: "eth1", Role: network.LAN, MAC: "52:54:00:7f:3a:92", MTU: 1500},
 	}, Clock: network.Clock{Source: ntp.Verified, Servers: []string{"192.168.178.1", "de.pool.ntp.org"}, OffsetSeconds: 0.0123, SyncedSeconds: 734}, Names: network.Names{Host: defaultHost, Unique: uniqueHost}}
+	g.u = sampleUpdate(g.m.Time)
 	for i, l := range []struct {
 		source string
 		level  machine.Level
@@ -169,6 +173,7 @@ func newPortal(t *testing.T, g *gateway, change ...func(*Config)) *Portal {
 		Release: g.m.Release,
 		Machine: fakeMachine{g},
 		Network: fakeNetwork{g},
+		Update:  fakeUpdate{g},
 		Notices: "testdata/notices.txt.gz",
 		Log:     slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}

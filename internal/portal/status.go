@@ -2,6 +2,7 @@ package portal
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 	"cloudlink.local/gateway/internal/network"
 	"cloudlink.local/gateway/internal/portmap"
 	"cloudlink.local/gateway/internal/settings"
+	"cloudlink.local/gateway/internal/update"
 )
 
 // Machine is what the portal asks of process 1.
@@ -34,6 +36,17 @@ type Network interface {
 	Diary(ctx context.Context, after uint64) ([]diary.Entry, error)
 	PortMap(context.Context) ([]portmap.Row, error)
 	SelfTest(context.Context) ([]portmap.Result, error)
+}
+
+// Update is what the portal asks of the update service.
+type Update interface {
+	Status(context.Context) (update.Status, error)
+	CheckNow(context.Context, update.Request) (update.Status, error)
+	Install(context.Context, update.Request) (update.Status, error)
+	Rollback(context.Context, update.Request) (update.Status, error)
+	Drill(context.Context, update.Request) (update.Status, error)
+	Cancel(context.Context, update.Request) (update.Status, error)
+	Upload(ctx context.Context, r update.Request, bundle io.Reader) (update.Status, error)
 }
 
 // Status is the gateway as a whole: what the first page shows, and the API.
@@ -59,6 +72,7 @@ type Part string
 const (
 	PartMachine Part = "machine" // process 1: all the rest
 	PartNetwork Part = "network" // the network service: the ports and the clock
+	PartUpdate  Part = "update"  // the update service: conditions of its own
 )
 
 // Knows tells whether p answered.
@@ -75,18 +89,20 @@ const (
 type gatherer struct {
 	machine Machine
 	network Network
+	update  Update
 	log     *slog.Logger
 	keep    time.Duration
 
-	mu             sync.Mutex // guards what follows, and lets one ask at a time
-	mAsked, nAsked time.Time
-	m              machine.Status
-	n              network.Status
-	mErr, nErr     error
-	silent         map[Part]*silence
-	serial         string   // the last one heard: it outlives an outage of process 1
-	called         ownNames // as heard last: they outlive an outage of the network service
-	former         string   // the name that was set before
+	mu                     sync.Mutex // guards what follows, and lets one ask at a time
+	mAsked, nAsked, uAsked time.Time
+	m                      machine.Status
+	n                      network.Status
+	u                      update.Status
+	mErr, nErr, uErr       error
+	silent                 map[Part]*silence
+	serial                 string   // the last one heard: it outlives an outage of process 1
+	called                 ownNames // as heard last: they outlive an outage of the network service
+	former                 string   // the name that was set before
 }
 
 // A silence is how long a part has not answered.
@@ -110,12 +126,18 @@ func (g *gatherer) status(ctx context.Context, lang string) Status {
 	if g.nErr != nil {
 		s.Unknown = append(s.Unknown, PartNetwork)
 	}
+	if g.uErr != nil {
+		s.Unknown = append(s.Unknown, PartUpdate)
+	}
 	var known *network.Status
 	if g.nErr == nil {
 		known = &g.n
 	}
 	list := network.AllConditions(s.Status.Conditions, known)
-	s.Status.Conditions = nil // those of both parts are in s.Conditions
+	if g.uErr == nil {
+		list = update.AllConditions(list, &g.u, time.Now())
+	}
+	s.Status.Conditions = nil // those of all parts are in s.Conditions
 	for _, c := range list {
 		s.Conditions = append(s.Conditions, Condition{c, inWords(c, lang)})
 	}
@@ -149,6 +171,46 @@ func (g *gatherer) networkStatus(ctx context.Context) (network.Status, error) {
 	return whole(g.n), g.nErr
 }
 
+// updateStatus returns what the update service says alone.
+func (g *gatherer) updateStatus(ctx context.Context) (update.Status, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refreshUpdate(ctx)
+	return wholeUpdate(g.u), g.uErr
+}
+
+// A glance is what every page says beside its own matters.
+type glance struct {
+	machine      machine.Status
+	network      network.Status
+	update       update.Status
+	noMachine    bool // process 1 does not answer
+	updateSilent bool // the update service does not
+}
+
+// glance asks all parts at once.
+func (g *gatherer) glance(ctx context.Context) glance {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refresh(ctx)
+	return glance{g.m, whole(g.n), wholeUpdate(g.u), g.mErr != nil, g.uErr != nil}
+}
+
+// wholeUpdate returns a copy of s whose lists are there.
+func wholeUpdate(s update.Status) update.Status {
+	s.Attempts = append([]update.Attempt{}, s.Attempts...)
+	for i := range s.Attempts {
+		a := &s.Attempts[i]
+		a.Steps = append([]update.Step{}, a.Steps...)
+		a.Expected.Services = append([]string{}, a.Expected.Services...)
+		a.Expected.Ports = append([]update.ExpectedPort{}, a.Expected.Ports...)
+		for j := range a.Expected.Ports {
+			a.Expected.Ports[j].Static = append([]netip.Addr{}, a.Expected.Ports[j].Static...)
+		}
+	}
+	return s
+}
+
 // inWords is c's text, which calls a service what the page calls it.
 func inWords(c condition.Condition, lang string) condition.Text {
 	if name, ok := c.Args["service"]; ok {
@@ -162,22 +224,60 @@ func inWords(c condition.Condition, lang string) condition.Text {
 func (g *gatherer) forget() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.mAsked, g.nAsked = time.Time{}, time.Time{}
+	g.mAsked, g.nAsked, g.uAsked = time.Time{}, time.Time{}, time.Time{}
 }
 
-// refresh asks both parts at once, unless it did so just now. It is called with mu held.
+// refresh asks all parts at once that were not asked just now. It is called with mu held.
 func (g *gatherer) refresh(ctx context.Context) {
-	var other sync.WaitGroup
-	defer other.Wait() // whatever happens below, nobody writes after mu is free
-	if g.fresh(g.mAsked) {
-		g.refreshNetwork(ctx)
+	var others sync.WaitGroup
+	defer others.Wait() // whatever happens below, nobody writes after mu is free
+	ctx, cancel := g.patient(ctx)
+	defer cancel()
+	machine, network, update := !g.fresh(g.mAsked), !g.fresh(g.nAsked), !g.fresh(g.uAsked)
+	if network {
+		others.Go(func() { g.n, g.nErr = g.network.Status(ctx) })
+	}
+	if update {
+		others.Go(func() { g.u, g.uErr = g.update.Status(ctx) })
+	}
+	if machine {
+		g.m, g.mErr = g.machine.Status(ctx)
+	}
+	others.Wait()
+	if machine {
+		g.heardMachine()
+	}
+	if network {
+		g.heardNetwork()
+	}
+	if update {
+		g.heardUpdate()
+	}
+}
+
+// refreshNetwork is refresh for the network service alone.
+func (g *gatherer) refreshNetwork(ctx context.Context) {
+	if g.fresh(g.nAsked) {
 		return
 	}
-	patient, cancel := g.patient(ctx)
+	ctx, cancel := g.patient(ctx)
 	defer cancel()
-	other.Go(func() { g.refreshNetwork(ctx) })
-	g.m, g.mErr = g.machine.Status(patient)
-	other.Wait()
+	g.n, g.nErr = g.network.Status(ctx)
+	g.heardNetwork()
+}
+
+// refreshUpdate is refresh for the update service alone.
+func (g *gatherer) refreshUpdate(ctx context.Context) {
+	if g.fresh(g.uAsked) {
+		return
+	}
+	ctx, cancel := g.patient(ctx)
+	defer cancel()
+	g.u, g.uErr = g.update.Status(ctx)
+	g.heardUpdate()
+}
+
+func (g *gatherer) heardMachine() {
 	g.mAsked = time.Now()
 	g.tell(PartMachine, g.mAsked, g.mErr)
 	if g.mErr != nil {
@@ -187,20 +287,21 @@ func (g *gatherer) refresh(ctx context.Context) {
 	}
 }
 
-// refreshNetwork is refresh for the network service alone: every page shows a change on probation.
-func (g *gatherer) refreshNetwork(ctx context.Context) {
-	if g.fresh(g.nAsked) {
-		return
-	}
-	ctx, cancel := g.patient(ctx)
-	defer cancel()
-	g.n, g.nErr = g.network.Status(ctx)
+func (g *gatherer) heardNetwork() {
 	g.nAsked = time.Now()
 	g.tell(PartNetwork, g.nAsked, g.nErr)
 	if g.nErr != nil {
 		g.n = network.Status{}
 	} else {
 		g.learnNames(g.n.Names)
+	}
+}
+
+func (g *gatherer) heardUpdate() {
+	g.uAsked = time.Now()
+	g.tell(PartUpdate, g.uAsked, g.uErr)
+	if g.uErr != nil {
+		g.u = update.Status{}
 	}
 }
 
