@@ -169,6 +169,11 @@ func specs(rows []row, log *slog.Logger) []supervise.Spec {
 	var list []supervise.Spec
 	for _, r := range rows {
 		r.Confine = func() error {
+			if r.waits {
+				if err := giveWay(); err != nil {
+					log.Warn(err.Error(), "service", r.Name)
+				}
+			}
 			err := r.rules.Confine()
 			if tooOld := (sandbox.TooOld{}); errors.As(err, &tooOld) {
 				log.Warn(err.Error(), "service", r.Name)
@@ -179,4 +184,16 @@ func specs(rows []row, log *slog.Logger) []supervise.Spec {
 		list = append(list, r.Spec)
 	}
 	return list
+}
+
+// giveWay gives the calling thread, and what is started from it, the lowest priority.
+func giveWay() error {
+	const thread, idle = 1, 3 << 13 // linux/ioprio.h: IOPRIO_WHO_PROCESS, IOPRIO_CLASS_IDLE
+	if _, _, e := unix.Syscall(unix.SYS_IOPRIO_SET, thread, 0, idle); e != 0 {
+		return fmt.Errorf("lower priority of I/O: %w", e)
+	}
+	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, 19); err != nil {
+		return fmt.Errorf("lower priority: %w", err)
+	}
+	return nil
 }

@@ -22,6 +22,7 @@ type row struct {
 	supervise.Spec
 	rules sandbox.Rules
 	keeps bool // has a directory of its own on the data partition
+	waits bool // gets CPU and medium when nobody else wants them
 	run   func(ctx context.Context, ready func(), log *slog.Logger) error
 }
 
@@ -77,6 +78,7 @@ func services(keys release.Keys) []row {
 				Sockets: []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6},
 			},
 			keeps: true,
+			waits: true,
 			run:   update.Run,
 		},
 		{

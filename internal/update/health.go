@@ -16,7 +16,11 @@ type Expected struct {
 	Services []string          `json:"services"` // that ran
 	Ports    []ExpectedPort    `json:"ports"`    // with an address
 	Data     machine.DataState `json:"data"`
+	DataFree int64             `json:"data_free"` // bytes
 }
+
+// enough is what has to be free on the data partition: settings and receipts are kept there.
+const enough = 256 << 10
 
 // An ExpectedPort is a port that had addresses.
 type ExpectedPort struct {
@@ -31,7 +35,11 @@ type Check struct {
 	Arg    string    `json:"arg,omitempty"` // which service or port
 	OK     bool      `json:"ok"`
 	Detail string    `json:"detail,omitempty"` // in a technician's words
+	Final  bool      `json:"final,omitempty"`  // it cannot get well again in this run
 }
+
+// A final error is one that does not go away before the next start.
+type final struct{ error }
 
 // A CheckName names a kind of check; its texts, de and en, are found by it.
 type CheckName string
@@ -53,7 +61,7 @@ type Health struct {
 
 // expect notes how the system is now.
 func expect(h Health) Expected {
-	e := Expected{Services: []string{}, Ports: []ExpectedPort{}, Data: h.Machine.Data.State}
+	e := Expected{Services: []string{}, Ports: []ExpectedPort{}, Data: h.Machine.Data.State, DataFree: h.Machine.Data.FreeBytes}
 	for _, s := range h.Machine.Services {
 		if s.State == machine.Running {
 			e.Services = append(e.Services, s.Name)
@@ -86,6 +94,7 @@ func (e Expected) checks(h Health) []Check {
 		c := Check{Name: name, Arg: arg, OK: err == nil}
 		if err != nil {
 			c.Detail = err.Error()
+			_, c.Final = err.(final)
 		}
 		list = append(list, c)
 	}
@@ -96,12 +105,21 @@ func (e Expected) checks(h Health) []Check {
 		add(PortAddress, p.Name, p.back(h.Network))
 	}
 	add(PageOpens, "", h.Page)
-	var err error
-	if h.Machine.Data.State != e.Data && e.Data != "" {
-		err = fmt.Errorf("the data partition is %s and was %s", h.Machine.Data.State, e.Data)
-	}
-	add(DataKept, "", err)
+	add(DataKept, "", e.kept(h.Machine.Data))
 	return list
+}
+
+// kept says why the data partition is not as it was.
+func (e Expected) kept(d machine.Data) error {
+	switch {
+	case d.State != e.Data && e.Data != "" && d.State != "":
+		return final{fmt.Errorf("the data partition is %s and was %s", d.State, e.Data)}
+	case d.State != e.Data && e.Data != "":
+		return fmt.Errorf("the data partition is not open yet")
+	case d.FreeBytes < enough && e.DataFree >= enough:
+		return fmt.Errorf("the data partition is full: %d bytes are free, and %d were", d.FreeBytes, e.DataFree)
+	}
+	return nil
 }
 
 // runs says why a service does not.
@@ -110,10 +128,10 @@ func runs(services []machine.Service, name string) error {
 	switch {
 	case i < 0:
 		return nil // this firmware does without it
+	case services[i].LastExit != "": // it may run again; until when?
+		return final{fmt.Errorf("it has ended: %s", services[i].LastExit)}
 	case services[i].State != machine.Running:
-		return fmt.Errorf("it is %s: %s", services[i].State, services[i].LastExit)
-	case services[i].Restarts > 0:
-		return fmt.Errorf("it has ended %d times: %s", services[i].Restarts, services[i].LastExit)
+		return fmt.Errorf("it is %s", services[i].State)
 	}
 	return nil
 }
@@ -155,7 +173,7 @@ func failed(list []Check) (Check, bool) {
 }
 
 // A trial proves itself when all checks have been good for steady without a break; it has failed when
-// limit has passed before.
+// limit has passed before, or a check says that it cannot get well again.
 type trial struct {
 	every, steady, limit time.Duration
 	look                 func(context.Context) Health
@@ -177,7 +195,7 @@ func (t trial) run(ctx context.Context, e Expected, tell func([]Check)) ([]Check
 		tell(list)
 		now := time.Now()
 		switch _, bad := failed(list); {
-		case bad && now.Sub(began) >= t.limit:
+		case bad && now.Sub(began) >= t.limit, slices.ContainsFunc(list, func(c Check) bool { return c.Final }):
 			return list, false
 		case bad:
 			good = time.Time{}

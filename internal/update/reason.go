@@ -34,6 +34,15 @@ const (
 	NotSlots       Reason = "no-slots"      // the machine was not started by our loader
 )
 
+// passes says whether the next hour may bring what this one did not.
+func (r Reason) passes() bool {
+	switch r {
+	case NoConnection, Reason(trust.TooSlow), Reason(trust.NoAnswer), Reason(trust.Truncated), Reason(trust.Mixed):
+		return true
+	}
+	return false
+}
+
 // A Failure is an error that the owner is told.
 type Failure struct {
 	Reason Reason

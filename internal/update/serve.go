@@ -77,21 +77,29 @@ func answer(w http.ResponseWriter, code int, v any) {
 
 // accept hands an order to the mover, unless it is busy.
 func (s *service) accept(w http.ResponseWriter, o order) {
-	if s.busy() {
+	if !s.take() {
 		http.Error(w, "an update is on its way already", http.StatusConflict)
 		return
 	}
-	select {
-	case s.orders <- o:
-		answer(w, http.StatusAccepted, s.status())
-	default:
-		http.Error(w, "an update is on its way already", http.StatusConflict)
-	}
+	s.orders <- o // there is room: nobody else has taken the service
+	answer(w, http.StatusAccepted, s.status())
 }
 
-func (s *service) busy() bool {
-	st := s.status()
-	return st.Checking || st.State.Working()
+// take has nothing else begin until release.
+func (s *service) take() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken {
+		return false
+	}
+	s.taken = true
+	return true
+}
+
+func (s *service) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taken = false
 }
 
 // cancelNow ends the attempt, if it can still end.
@@ -113,12 +121,11 @@ func (s *service) upload(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "by: say who asks", http.StatusUnprocessableEntity)
 		return
 	}
-	if s.busy() || !s.uploading.TryLock() {
+	if !s.take() {
 		http.Error(w, "an update is on its way already", http.StatusConflict)
 		return
 	}
-	defer s.uploading.Unlock()
-	path := s.path("upload.bundle")
+	path := s.path(uploaded)
 	err := func() error {
 		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 		if err != nil {
@@ -129,9 +136,11 @@ func (s *service) upload(w http.ResponseWriter, r *http.Request) {
 	}()
 	if err != nil {
 		os.Remove(path)
+		s.release()
 		f := failure(err, Interrupted)
 		answer(w, http.StatusUnprocessableEntity, LastCheck{Time: time.Now().UTC(), Reason: f.Reason, Detail: f.Error()})
 		return
 	}
-	s.accept(w, order{kind: Update, by: by, file: path})
+	s.orders <- order{kind: Update, by: by, file: path}
+	answer(w, http.StatusAccepted, s.status())
 }

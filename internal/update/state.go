@@ -84,6 +84,8 @@ type Attempt struct {
 	Floor    string    `json:"floor,omitempty"` // nothing older is installed once this has proved itself
 	BootID   string    `json:"boot_id"`         // of the run that armed the trial
 
+	PeakMemory int64 `json:"peak_memory_bytes,omitempty"` // that fetching and writing it took
+
 	Expected Expected `json:"expected"` // what the trial is measured by
 }
 

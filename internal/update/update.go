@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -25,18 +26,22 @@ import (
 	"cloudlink.local/gateway/internal/release"
 	"cloudlink.local/gateway/internal/safefile"
 	"cloudlink.local/gateway/internal/settings"
+	"cloudlink.local/gateway/internal/update/bundle"
 	"cloudlink.local/gateway/internal/update/trust"
 )
 
 const (
-	dataDir = data.Dir + "/update"
+	dataDir  = data.Dir + "/update"
+	uploaded = "upload.bundle"
 
 	firstCheck = 2 * time.Minute // after the start: the network and the clock come first
 	interval   = 24 * time.Hour  // between checks, and up to jitter more
+	again      = time.Hour       // where the server could not be asked
 	jitter     = 2 * time.Hour
 	waiting    = 10 * time.Second // between looks whether it may restart now
 	stalled    = 30 * time.Second
-	logLines   = 60 // of a trial that failed
+	logLines   = 60       // of a trial that failed
+	memory     = 40 << 20 // bytes of heap, from which on garbage is collected at once
 )
 
 // A Config is where the service works.
@@ -55,6 +60,7 @@ type Config struct {
 type Machine interface {
 	Slots
 	Status(context.Context) (machine.Status, error)
+	Log(ctx context.Context, after uint64, level machine.Level) ([]machine.Entry, error)
 	PreviousLog(context.Context, machine.Level) ([]machine.Entry, error)
 	Restart(context.Context) error
 }
@@ -104,13 +110,13 @@ func realHealth(m *machine.Client, nets *network.Client) func(context.Context) H
 // A service is one run of a Config.
 type service struct {
 	Config
-	store *store // of the mover
-
-	orders    chan order
-	uploading sync.Mutex // held while a bundle comes in
+	store  *store // of the mover
+	uki    string // SHA-256 of the linux.efi that runs, once it is known; of the mover
+	orders chan order
 
 	mu        sync.Mutex // guards what follows
 	shown     Status
+	taken     bool               // something is ordered, comes in or is on its way: nothing else begins
 	cancel    context.CancelFunc // of the attempt, while it may be cancelled
 	cancelled bool               // it was
 }
@@ -125,7 +131,8 @@ type order struct {
 
 // Run runs the service until ctx ends. It calls ready once it answers on c.Socket.
 func (c Config) Run(ctx context.Context, ready func()) error {
-	s := &service{Config: c, orders: make(chan order, 1)}
+	debug.SetMemoryLimit(memory)
+	s := &service{Config: c, orders: make(chan order, 1), taken: true} // until it is known what was on its way
 	s.store = openStore(c.Data, func(err error) { c.Log.Warn(err.Error()) })
 	s.show(func(st *Status) {
 		st.Version, st.Attempts = c.Release.Version, s.store.all()
@@ -149,6 +156,7 @@ func (s *service) move(ctx context.Context) error {
 		return nil // ctx has ended
 	}
 	s.resume(ctx, slots)
+	s.release()
 	next := time.NewTimer(firstCheck + time.Duration(rand.Int64N(int64(firstCheck))))
 	defer next.Stop()
 	for {
@@ -160,9 +168,17 @@ func (s *service) move(ctx context.Context) error {
 			return nil
 		case o := <-s.orders:
 			s.carryOut(ctx, o)
+			s.release()
 		case <-next.C:
-			s.carryOut(ctx, order{kind: Update})
-			next.Reset(interval + time.Duration(rand.Int64N(int64(jitter))))
+			pause := again
+			if s.take() {
+				s.carryOut(ctx, order{kind: Update})
+				s.release()
+				if c := s.status().Check; c == nil || !c.Reason.passes() {
+					pause = interval
+				}
+			}
+			next.Reset(pause + time.Duration(rand.Int64N(int64(jitter))))
 		}
 	}
 }
@@ -197,6 +213,7 @@ func (s *service) resume(ctx context.Context, slots machine.Slots) {
 	}
 	a := s.store.last()
 	if !a.State.Working() {
+		os.Remove(s.path(uploaded)) // it did not come whole
 		s.lookAround(ctx)
 		return
 	}
@@ -214,8 +231,10 @@ func (s *service) resume(ctx context.Context, slots machine.Slots) {
 	case Confirmed:
 		s.confirmed(ctx, &a)
 	case RolledBack:
-		s.rolledBack(ctx, &a, reason)
-	case Downloading, Verifying, PendingReboot:
+		s.rolledBack(ctx, &a, st, reason)
+	case PendingReboot:
+		s.armAgain(ctx, a)
+	case Downloading, Verifying:
 		s.goOn(ctx, a)
 	default:
 		s.end(&a, Failed, fail(reason, nil))
@@ -230,8 +249,24 @@ func (s *service) goOn(ctx context.Context, a Attempt) {
 	case a.Source == FromRepository:
 		s.carryOut(ctx, order{kind: Update, by: a.By})
 	case a.Source == FromUpload:
-		s.carryOut(ctx, order{kind: Update, by: a.By, file: s.path("upload.bundle")})
+		s.carryOut(ctx, order{kind: Update, by: a.By, file: s.path(uploaded)})
 	}
+}
+
+// armAgain goes on with an attempt whose slot was written, and which only waited for its restart.
+func (s *service) armAgain(ctx context.Context, a Attempt) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.cancellable(cancel)
+	defer s.cancellable(nil)
+	m, err := look(ctx, s.Machine)
+	if err == nil && m.Version != a.To {
+		err = fail(NothingThere, fmt.Errorf("the slot holds %s and not %s", m.Version, a.To))
+	}
+	if err == nil {
+		err = s.tryOther(ctx, &a)
+	}
+	s.finish(ctx, &a, err)
 }
 
 func (s *service) path(name string) string { return filepath.Join(s.Data, name) }
@@ -345,8 +380,9 @@ func (s *service) find(ctx context.Context, o order, set settings.Update) (plan,
 		if err := errors.Join(err, target.Close()); err != nil {
 			return plan{}, failure(err, WrongFile)
 		}
-		return plan{offer: offer, file: s.path("fetched")}, os.Remove(o.file)
+		return plan{offer: offer, file: s.path("fetched")}, nil
 	}
+	device.UKI = s.running(ctx)
 	repo, err := trust.NewRepository(set.Server)
 	if err != nil {
 		return plan{}, fail(Reason(trust.NotRepository), err)
@@ -373,12 +409,7 @@ func (s *service) install(ctx context.Context, o order, p plan) {
 		path := p.file
 		if path == "" {
 			path = s.path("fetched")
-			s.enter(&a, Downloading)
-			fetch := fetcher{client: trust.NewHTTPClient(), tell: s.progress, stalled: stalled, pauses: defaultPauses}
-			if err := s.only(path, full.SHA256); err != nil {
-				return err
-			}
-			if err := fetch.fetch(ctx, File{URL: full.URL, Size: full.Size, SHA256: full.SHA256}, path); err != nil {
+			if err := s.fetch(ctx, &a, p.offer, path); err != nil {
 				return err
 			}
 		}
@@ -390,10 +421,92 @@ func (s *service) install(ctx context.Context, o order, p plan) {
 		if err := write(ctx, s.Machine, path, t, full.Size, full.SHA256); err != nil {
 			return err
 		}
-		os.Remove(path) // the slot has it now
+		debug.FreeOSMemory()
+		s.forget() // the slot has it now
 		return s.tryOther(ctx, &a)
 	}()
+	if p.file != "" && err != nil && !s.stopping(ctx) {
+		s.forget()
+	}
 	s.finish(ctx, &a, err)
+}
+
+// forget removes what was fetched and uploaded.
+func (s *service) forget() {
+	for _, name := range []string{uploaded, "fetched"} {
+		os.Remove(s.path(name))
+	}
+}
+
+// fetch has the whole update's file at path when it returns nil: made of a delta if there is one, else
+// from the server.
+func (s *service) fetch(ctx context.Context, a *Attempt, offer trust.Offer, path string) error {
+	full := offer.Full
+	if err := s.only(path, full.SHA256); err != nil {
+		return err
+	}
+	info, err := os.Stat(path)
+	if d := offer.Delta; d != nil && (err != nil || info.Size() != full.Size) {
+		a.Delta, a.Bytes = true, d.Size
+		err := s.fetchDelta(ctx, a, *d, full, path)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		s.Log.Warn("update: the delta is of no use, the whole update is fetched", "error", err)
+		a.Delta, a.Bytes = false, full.Size
+		if err := os.RemoveAll(path); err != nil {
+			return failure(err, MediumFailed)
+		}
+	}
+	s.enter(a, Downloading)
+	return s.download(ctx, full, path)
+}
+
+// download fetches a file from the repository.
+func (s *service) download(ctx context.Context, f trust.File, path string) error {
+	d := fetcher{client: trust.NewHTTPClient(), tell: s.progress, stalled: stalled, pauses: defaultPauses}
+	defer d.client.CloseIdleConnections()
+	return d.fetch(ctx, File{URL: f.URL, Size: f.Size, SHA256: f.SHA256}, path)
+}
+
+// fetchDelta fetches what differs from the system that runs, and makes the whole of both.
+func (s *service) fetchDelta(ctx context.Context, a *Attempt, d, full trust.File, path string) error {
+	s.enter(a, Downloading)
+	patch := s.path("fetched.delta")
+	if err := s.only(patch, d.SHA256); err != nil {
+		return err
+	}
+	defer func() {
+		if !s.stopping(ctx) {
+			os.Remove(patch)
+		}
+	}()
+	if err := s.download(ctx, d, patch); err != nil {
+		return err
+	}
+	s.enter(a, Verifying)
+	slots, err := s.Machine.OpenRunning(ctx)
+	if err != nil {
+		return fail(MediumFailed, err)
+	}
+	defer debug.FreeOSMemory() // the compressor's tables
+	return rebuild(ctx, patch, d, filepath.Join(slots.OwnDir, bundle.UKI), full, path, s.progress)
+}
+
+// running returns the SHA-256 of the system that runs, for which there may be deltas; "" where it cannot
+// be read.
+func (s *service) running(ctx context.Context) string {
+	if s.uki != "" {
+		return s.uki
+	}
+	slots, err := s.Machine.OpenRunning(ctx)
+	if err == nil {
+		s.uki, err = sumFile(filepath.Join(slots.OwnDir, bundle.UKI))
+	}
+	if err != nil {
+		s.Log.Warn("update: no deltas: " + err.Error())
+	}
+	return s.uki
 }
 
 // only keeps what was fetched before if it was of the same file.
@@ -439,13 +552,13 @@ func (s *service) tryOther(ctx context.Context, a *Attempt) error {
 		}
 	}
 	h := s.Health(ctx)
-	a.Expected, a.BootID = expect(h), h.Machine.BootID
+	a.Expected, a.BootID, a.PeakMemory = expect(h), h.Machine.BootID, peakMemory()
 	s.save(*a)
 	s.cancellable(nil) // from here on the loader decides
 	if _, err := s.Machine.ArmSlot(ctx, 1); err != nil {
 		return fail(NotArmed, err)
 	}
-	s.Log.Info("restarting into slot "+a.ToSlot, "version", a.To)
+	s.Log.Info(arming+a.ToSlot, "version", a.To)
 	if err := s.Machine.Restart(ctx); err != nil {
 		return fail(NotArmed, err)
 	}
@@ -498,7 +611,7 @@ func (s *service) prove(ctx context.Context, a *Attempt) {
 		s.confirmed(ctx, a)
 		return
 	default:
-		s.end(a, RolledBack, fail(CheckFailed, nil))
+		s.gaveUp(ctx, a)
 	}
 	if err := s.Machine.Restart(ctx); err != nil { // the loader starts the one before
 		s.Log.Error(err.Error())
@@ -517,16 +630,4 @@ func (s *service) confirmed(ctx context.Context, a *Attempt) {
 	if err := client.RaiseFloor(a.Floor); err != nil {
 		s.Log.Warn(err.Error())
 	}
-}
-
-// rolledBack notes that the loader has gone back, with what the trial said last.
-func (s *service) rolledBack(ctx context.Context, a *Attempt, reason Reason) {
-	entries, err := s.Machine.PreviousLog(ctx, machine.LevelDebug)
-	if err != nil {
-		s.Log.Warn(err.Error())
-	}
-	for _, e := range entries[max(0, len(entries)-logLines):] {
-		a.LastLog = append(a.LastLog, e.Source+": "+e.Text)
-	}
-	s.end(a, RolledBack, fail(reason, nil))
 }
