@@ -4,13 +4,15 @@ PORT ?= 8080
 KEYS ?=
 SECONDS ?= 60
 RUNS ?= 5
+POINTS ?= 0
+SEED ?= 1
 FIRMWARE = build/bin/firmware
 IMAGE = $(FIRMWARE) image -board '$(BOARD)' $(if $(KEYS),-keys '$(KEYS)')
 SUDO = $(shell [ "$$(id -u)" = 0 ] || command -v sudo) # only root writes to disks; the build is ours
 RUN = $(FIRMWARE) run -board '$(BOARD)' -port '$(PORT)'
 FLASH = $(SUDO) $(FIRMWARE) flash -board '$(BOARD)' -dev '$(DEV)'
 
-.PHONY: help run image test check unit vmtest fuzz flash kernel bench-boot bench-size bench-network bench-mdns clean FORCE
+.PHONY: help run image test check unit vmtest fuzz flash kernel powercut bench-boot bench-size bench-network bench-mdns clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -55,6 +57,12 @@ flash: ## write the image to a disk: make flash BOARD=uefi-arm64 DEV=/dev/sdX (K
 kernel: ## rebuild firmware/kernel/vmlinuz.efi from Debian's source and compare (15 minutes)
 	@scripts/setup kernel
 	@firmware/kernel/build
+
+powercut: ## cut an update's power at each of its writes, or at POINTS=n of them (SEED=…), and boot
+	@scripts/setup test
+	@mkdir -p build/powercut
+	@go test -c -o build/bin/powercut ./internal/testvm/powercut
+	@build/bin/powercut -test.run '^TestM8_' -test.timeout 0 -points '$(POINTS)' -seed '$(SEED)' -keep build/powercut -report
 
 bench-boot: ## time from power-on to the page, beside a do-nothing init
 	@scripts/setup test
