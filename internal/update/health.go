@@ -179,7 +179,7 @@ type trial struct {
 	look                 func(context.Context) Health
 }
 
-var realTrial = trial{every: 2 * time.Second, steady: 90 * time.Second, limit: 5 * time.Minute}
+var realTrial = trial{every: 2 * time.Second, steady: 90 * time.Second, limit: 3 * time.Minute}
 
 // run returns the checks as they were last, and whether the trial has proved itself.
 func (t trial) run(ctx context.Context, e Expected, tell func([]Check)) ([]Check, bool) {

@@ -26,6 +26,7 @@ type Status struct {
 	Slot     string     `json:"slot"`
 	Other    *Other     `json:"other,omitempty"` // in the other slot; nil: nothing that starts
 	Checking bool       `json:"checking,omitempty"`
+	Busy     bool       `json:"busy,omitempty"`     // something is on its way: what is asked for now is refused
 	Check    *LastCheck `json:"check,omitempty"`    // nil: not since the start
 	Progress *Progress  `json:"progress,omitempty"` // of the step that lasts
 	Checks   []Check    `json:"checks,omitempty"`   // of the trial that runs
@@ -63,6 +64,7 @@ func (s *service) status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.shown
+	st.Busy = s.taken
 	st.Attempts, st.Checks = slices.Clone(st.Attempts), slices.Clone(st.Checks)
 	return st
 }

@@ -34,9 +34,9 @@ const (
 	dataDir  = data.Dir + "/update"
 	uploaded = "upload.bundle"
 
-	firstCheck = 2 * time.Minute // after the start: the network and the clock come first
-	interval   = 24 * time.Hour  // between checks, and up to jitter more
-	again      = time.Hour       // where the server could not be asked
+	firstCheck = time.Minute    // after the start: the network and the clock come first
+	interval   = 24 * time.Hour // between checks, and up to jitter more
+	again      = time.Hour      // where the server could not be asked
 	jitter     = 2 * time.Hour
 	waiting    = 10 * time.Second // between looks whether it may restart now
 	stalled    = 30 * time.Second

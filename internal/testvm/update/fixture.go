@@ -48,7 +48,7 @@ func keySet(t testing.TB) string { return filepath.Join(testvm.Root(t), "build",
 
 var (
 	faultyInit sync.Once
-	faulty     []byte // compressed initramfs with a faulty init, laid over that of a good image
+	faultyRAM  []byte // compressed initramfs with a faulty init, laid over that of a good image
 	faultyErr  error
 )
 
@@ -56,7 +56,7 @@ var (
 // testdata/fault/fault.go, which does the harm that is named.
 func Faulty(t testing.TB, good, version, fault string) string {
 	t.Helper()
-	faultyInit.Do(func() { faulty, faultyErr = buildFaulty(t) })
+	faultyInit.Do(func() { faultyRAM, faultyErr = buildFaulty(t) })
 	if faultyErr != nil {
 		t.Fatal(faultyErr)
 	}
@@ -83,7 +83,7 @@ func Faulty(t testing.TB, good, version, fault string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if linux, err = layOver(linux, faulty, over); err != nil {
+	if linux, err = layOver(linux, faultyRAM, over); err != nil {
 		t.Fatal(err)
 	}
 	return Sign(t, m.Release, linux)
@@ -404,7 +404,7 @@ func (g *Gateway) ask(method, path, kind string, body io.Reader) (int, string, e
 	return resp.StatusCode, string(b), err
 }
 
-// long is how long an attempt may take, with the five minutes of a trial that fails.
+// long is how long an attempt may take, with the minutes of a trial that fails.
 const long = 10 * time.Minute
 
 // Await asks how updates stand until good returns nil.
