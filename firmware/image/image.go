@@ -51,7 +51,10 @@ const (
 
 // commandLine starts every kernel; a board may add to it. No console= here: the firmware's tables
 // say which port is the console. Lockdown holds even root off the kernel.
-const commandLine = "quiet lockdown=integrity"
+//
+// Without init= a kernel whose /init cannot be executed starts /bin/sh in its place: a root shell on the
+// console of a machine that never goes back to its good slot.
+const commandLine = "quiet lockdown=integrity init=/init"
 
 // systemd's EFI stub, which becomes the unified kernel image, and the package that has it.
 const (

@@ -88,6 +88,19 @@ func (c *Client) ArmSlot(ctx context.Context, tries int) (Slots, error) {
 // ConfirmSlot makes what runs what the loader starts.
 func (c *Client) ConfirmSlot(ctx context.Context) (Slots, error) { return c.slot(ctx, "confirm") }
 
+// Floor returns the oldest version that may be installed, "" for any.
+func (c *Client) Floor(ctx context.Context) (string, error) {
+	var f Floor
+	err := c.do(ctx, http.MethodGet, "/slots/floor", &f)
+	return f.Version, err
+}
+
+// RaiseFloor has nothing older than version installed from now on, not even after a factory reset.
+func (c *Client) RaiseFloor(ctx context.Context, version string) error {
+	_, err := c.slot(ctx, "floor?"+url.Values{"version": {version}}.Encode())
+	return err
+}
+
 func (c *Client) slot(ctx context.Context, what string) (Slots, error) {
 	ctx, cancel := context.WithTimeout(ctx, slotLimit)
 	defer cancel()

@@ -12,6 +12,8 @@
 //	POST /slots/confirm               → Slots: what runs is what the loader starts
 //	POST /slots/running               → Slots: the one that runs is readable, too
 //	POST /slots/close                 → Slots: it is not mounted
+//	GET  /slots/floor                 → Floor
+//	POST /slots/floor?version=V       → Slots: nothing older than V is installed from now on
 //
 // What is asked of slots is done for the update service only; 409 says why it was not done.
 package machine
@@ -51,6 +53,11 @@ type Slots struct {
 	Dir       string     `json:"dir"`             // where the slot that is not running is mounted
 	OwnDir    string     `json:"own_dir"`         // where the running one is, once that was asked for
 	Access    SlotAccess `json:"access"`
+}
+
+// A Floor is the oldest version that may be installed, "" for any. A factory reset leaves it.
+type Floor struct {
+	Version string `json:"version"`
 }
 
 // SlotAccess says what can be done with the files of the slot that is not running.

@@ -49,6 +49,8 @@ type SlotKeeper interface {
 	Arm(tries int) error
 	Confirm() error
 	Close() error
+	Floor() (string, error)
+	RaiseFloor(version string) error
 }
 
 // Listen opens the socket at path for group, in place of one that was left there.
@@ -167,6 +169,23 @@ func (s *Server) handleSlots(mux *http.ServeMux) {
 	handle("POST /slots/running", func(k SlotKeeper, _ *http.Request) error { return k.OpenRunning() })
 	handle("POST /slots/confirm", func(k SlotKeeper, _ *http.Request) error { return k.Confirm() })
 	handle("POST /slots/close", func(k SlotKeeper, _ *http.Request) error { return k.Close() })
+	mux.HandleFunc("GET /slots/floor", func(w http.ResponseWriter, r *http.Request) {
+		var k SlotKeeper
+		if s.Slots != nil {
+			k = s.Slots()
+		}
+		if k == nil {
+			http.Error(w, "the slots are not known", http.StatusServiceUnavailable)
+			return
+		}
+		floor, err := k.Floor()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusConflict)
+			return
+		}
+		reply(w, Floor{floor})
+	})
+	handle("POST /slots/floor", func(k SlotKeeper, r *http.Request) error { return k.RaiseFloor(r.URL.Query().Get("version")) })
 	handle("POST /slots/arm", func(k SlotKeeper, r *http.Request) error {
 		tries, err := strconv.Atoi(r.URL.Query().Get("tries"))
 		if err != nil {

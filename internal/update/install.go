@@ -31,6 +31,8 @@ type Slots interface {
 	CloseSlot(context.Context) (machine.Slots, error)
 	ArmSlot(ctx context.Context, tries int) (machine.Slots, error)
 	ConfirmSlot(context.Context) (machine.Slots, error)
+	Floor(context.Context) (string, error)
+	RaiseFloor(ctx context.Context, version string) error
 }
 
 // verify reads the downloaded archive to its end and compares everything in it with what was signed.

@@ -169,6 +169,17 @@ func (b *box) ConfirmSlot(context.Context) (machine.Slots, error) {
 	return b.do("confirm", func() error { b.disk.env, b.onTrial = bootenv.Env{Confirmed: b.running}, false; return nil })
 }
 
+func (b *box) Floor(context.Context) (string, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.disk.floor, nil
+}
+
+func (b *box) RaiseFloor(_ context.Context, version string) error {
+	_, err := b.do("floor", func() error { b.disk.floor = version; return nil })
+	return err
+}
+
 func (b *box) Status(context.Context) (machine.Status, error) {
 	return machine.Status{
 		BootID: fmt.Sprint("boot ", b.boot), Serial: "12345", Data: machine.Data{State: machine.DataOK, FreeBytes: 1 << 30},
@@ -324,6 +335,22 @@ func TestM4AnUpdateIsInstalledAndConfirmed(t *testing.T) {
 	_, st = s.settle(t, b, func(r *run) { ask(t, r.Rollback) })
 	if a := st.Attempts[0]; a.Kind != Rollback || a.State != Failed || a.Reason != "below-floor" {
 		t.Errorf("below the floor: %+v", a)
+	}
+}
+
+// A factory reset erases the data partition, and what was known there of the oldest safe version.
+func TestM8TheFloorSurvivesAReset(t *testing.T) {
+	s := newSite(t)
+	b, _ := s.settle(t, start(t, s.disk, 1), func(r *run) { ask(t, r.Install) })
+	if b.disk.floor != "1.0.5" {
+		t.Fatalf("floor %q is kept outside of the data partition", b.disk.floor)
+	}
+	if err := errors.Join(os.RemoveAll(b.disk.data()), os.Mkdir(b.disk.data(), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	_, st := s.settle(t, start(t, b.disk, b.boot+1), func(r *run) { ask(t, r.Rollback) })
+	if a := st.Attempts[0]; a.State != Failed || a.Reason != "below-floor" {
+		t.Errorf("after the reset: %+v", a)
 	}
 }
 

@@ -349,7 +349,8 @@ func (s *service) find(ctx context.Context, o order, set settings.Update) (plan,
 	}
 	s.show(func(st *Status) { st.Checking = true })
 	defer s.show(func(st *Status) { st.Checking = false })
-	client := &trust.Client{Root: root, Dir: s.path("trust"), Now: time.Now, Log: s.Log}
+	client := s.trust(ctx)
+	client.Root, client.Now = root, time.Now
 	device := trust.Device{
 		Product: s.Release.Product, Board: s.Release.Board, Version: s.Release.Version, BuildTime: s.Release.BuildTime,
 		Channel: string(set.Channel), Asked: o.by != "",
@@ -527,8 +528,7 @@ func (s *service) toOther(ctx context.Context, o order) {
 			return err
 		}
 		a.To = m.Version
-		client := trust.Client{Dir: s.path("trust"), Log: s.Log}
-		if err := client.Allowed(m.Version); err != nil && o.kind == Rollback {
+		if err := s.trust(ctx).Allowed(m.Version); err != nil && o.kind == Rollback {
 			return err
 		}
 		return s.tryOther(ctx, &a)
@@ -625,9 +625,21 @@ func (s *service) confirmed(ctx context.Context, a *Attempt) {
 		s.end(a, RolledBack, fail(NotArmed, err))
 		return
 	}
-	s.end(a, Confirmed, nil)
-	client := trust.Client{Dir: s.path("trust"), Log: s.Log}
-	if err := client.RaiseFloor(a.Floor); err != nil {
-		s.Log.Warn(err.Error())
+	if a.Floor != "" { // before the end: a cut in between makes it good
+		err := s.trust(ctx).RaiseFloor(a.Floor)
+		if err := errors.Join(err, s.Machine.RaiseFloor(ctx, a.Floor)); err != nil {
+			s.Log.Warn(err.Error())
+		}
 	}
+	s.end(a, Confirmed, nil)
+}
+
+// trust returns what decides which versions may be installed. The floor is kept by process 1, too, where
+// a factory reset leaves it.
+func (s *service) trust(ctx context.Context) *trust.Client {
+	kept, err := s.Machine.Floor(ctx)
+	if err != nil {
+		s.Log.Warn("update: the floor that outlasts a reset cannot be read: " + err.Error())
+	}
+	return &trust.Client{Dir: s.path("trust"), Log: s.Log, Kept: kept}
 }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -21,6 +22,7 @@ import (
 	"cloudlink.local/gateway/internal/boot"
 	"cloudlink.local/gateway/internal/boot/bootenv"
 	"cloudlink.local/gateway/internal/machine"
+	"cloudlink.local/gateway/internal/release"
 )
 
 // A Keeper keeps the slots of the disk that the system was started from.
@@ -187,6 +189,69 @@ func (k *Keeper) Confirm() error {
 	return nil
 }
 
+// Floor returns the oldest version that may be installed, as it is kept beside the loader's environment;
+// "" for any.
+func (k *Keeper) Floor() (floor string, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	err = k.onESP(unix.MS_RDONLY, func() error {
+		floor, err = k.readFloor()
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("read floor: %w", err)
+	}
+	return floor, nil
+}
+
+// RaiseFloor has nothing older than version installed from now on. It never goes down.
+func (k *Keeper) RaiseFloor(version string) error {
+	if err := release.CheckVersion(version); err != nil {
+		return fmt.Errorf("raise floor: %w", err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	err := k.onESP(0, func() error {
+		if old, err := k.readFloor(); err == nil && old != "" {
+			if n, err := release.Compare(version, old); err != nil || n <= 0 {
+				return err
+			}
+		}
+		for _, name := range []string{bootenv.FloorBackup, bootenv.FloorFile} { // one of them is whole
+			if err := bootenv.WriteFloor(filepath.Join(k.esp, name), version); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("raise floor to %s: %w", version, err)
+	}
+	return nil
+}
+
+// readFloor reads the higher of the two records. An error says that both that are there are damaged.
+func (k *Keeper) readFloor() (floor string, err error) {
+	for _, name := range []string{bootenv.FloorFile, bootenv.FloorBackup} {
+		v, e := bootenv.ReadFloor(filepath.Join(k.esp, name))
+		switch {
+		case errors.Is(e, fs.ErrNotExist):
+		case e != nil:
+			err = e
+		case floor == "":
+			floor = v
+		default:
+			if n, _ := release.Compare(v, floor); n > 0 { // both have been checked
+				floor = v
+			}
+		}
+	}
+	if floor != "" {
+		return floor, nil
+	}
+	return "", err
+}
+
 // Close takes the other slot away from the service.
 func (k *Keeper) Close() error {
 	k.mu.Lock()
@@ -246,31 +311,39 @@ func (k *Keeper) close() error {
 }
 
 // write puts an environment block into both of its places. The first is the one that counts.
-func (k *Keeper) write(e bootenv.Env) (err error) {
+func (k *Keeper) write(e bootenv.Env) error {
+	err := k.onESP(0, func() error {
+		for _, name := range []string{bootenv.File, bootenv.Backup} {
+			if err := bootenv.WriteFile(filepath.Join(k.esp, name), e); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		k.env = e
+	}
+	return err
+}
+
+// onESP does something while the ESP is mounted. Afterwards the medium has what was written.
+func (k *Keeper) onESP(flags uintptr, do func() error) (err error) {
 	device, ok := k.device(boot.ESP)
 	if !ok {
 		return errors.New("the disk has no esp")
 	}
-	if err := unix.Mount(device, k.esp, k.fs.kind, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, k.fs.esp); err != nil {
+	if err := unix.Mount(device, k.esp, k.fs.kind, flags|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, k.fs.esp); err != nil {
 		return fmt.Errorf("mount esp: %w", err)
 	}
 	defer func() {
 		if e := unix.Unmount(k.esp, 0); err == nil && e != nil {
 			err = fmt.Errorf("unmount esp: %w", e)
 		}
-		if err == nil {
+		if err == nil && flags&unix.MS_RDONLY == 0 {
 			err = k.withDevice(boot.ESP, (*os.File).Sync)
 		}
-		if err == nil {
-			k.env = e
-		}
 	}()
-	for _, name := range []string{bootenv.File, bootenv.Backup} {
-		if err := bootenv.WriteFile(filepath.Join(k.esp, name), e); err != nil {
-			return err
-		}
-	}
-	return nil
+	return do()
 }
 
 // withDevice does something with a partition's device, and sees to it that the medium has it.

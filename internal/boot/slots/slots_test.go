@@ -252,3 +252,44 @@ func block(t *testing.T, device, name string) []byte {
 	}
 	return b
 }
+
+// A floor goes up and never down, and one damaged record does not lower it.
+func TestTheFloorOnlyRises(t *testing.T) {
+	k, m := newKeeper(t, bootenv.Env{Confirmed: bootenv.A})
+	want := func(floor string) {
+		t.Helper()
+		if got, err := k.Floor(); got != floor || err != nil {
+			t.Errorf("floor %q, %v; want %q", got, err, floor)
+		}
+	}
+	want("")
+	for _, c := range []struct{ raise, floor string }{{"1.2.0", "1.2.0"}, {"1.1.0", "1.2.0"}, {"1.10.0", "1.10.0"}} {
+		if err := k.RaiseFloor(c.raise); err != nil {
+			t.Fatal(err)
+		}
+		want(c.floor)
+	}
+	if k.RaiseFloor("../../etc") == nil {
+		t.Error("what is no version is a floor")
+	}
+	for _, name := range []string{bootenv.FloorFile, bootenv.FloorBackup} {
+		if err := k.onESP(0, func() error {
+			return os.WriteFile(filepath.Join(k.esp, name), []byte("torn"), 0o600)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if name == bootenv.FloorFile {
+			want("1.10.0")
+		}
+	}
+	if _, err := k.Floor(); err == nil {
+		t.Error("both records are damaged, and nobody says so")
+	}
+	if err := k.RaiseFloor("1.3.0"); err != nil {
+		t.Error(err)
+	}
+	want("1.3.0")
+	if got := envs(t, m)[0]; got != (bootenv.Env{Confirmed: bootenv.A}) {
+		t.Errorf("the environment is %+v now", got)
+	}
+}

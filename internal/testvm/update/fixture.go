@@ -52,6 +52,9 @@ var (
 	faultyErr  error
 )
 
+// NoProgram is the fault of a release whose init is no program.
+const NoProgram = "no-program"
+
 // Faulty makes the release of that version a broken one: its init is the real one, built together with
 // testdata/fault/fault.go, which does the harm that is named.
 func Faulty(t testing.TB, good, version, fault string) string {
@@ -73,9 +76,14 @@ func Faulty(t testing.TB, good, version, fault string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	over, err := archive(
+	files := []cpio.Record{
 		cpio.StaticFile(release.File[1:], string(rel), 0o644),
-		cpio.StaticFile("etc/fault", fault, 0o644))
+		cpio.StaticFile("etc/fault", fault, 0o644),
+	}
+	if fault == NoProgram {
+		files = append(files, cpio.StaticFile("init", "damaged", 0o755))
+	}
+	over, err := archive(files...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +165,8 @@ func buildFaulty(t testing.TB) ([]byte, error) {
 	if _, err := z.Write(plain); err != nil {
 		return nil, err
 	}
-	return packed.Bytes(), z.Close()
+	err = z.Close()
+	return packed.Bytes(), err
 }
 
 func archive(records ...cpio.Record) ([]byte, error) {

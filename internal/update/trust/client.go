@@ -37,6 +37,8 @@ type Client struct {
 	Source Source           // to be asked
 	Now    func() time.Time // no earlier than the clock's floor
 	Log    *slog.Logger
+
+	Kept string // a floor that is known from elsewhere; "" for none
 }
 
 // Check asks the source for an update for d.
@@ -55,7 +57,7 @@ func (c *Client) Check(ctx context.Context, d Device) (Offer, error) {
 	if !c.Source.live() && len(files) == 0 {
 		return Offer{}, failf(Mixed, "the file has something else than its list tells of")
 	}
-	return choose(files, d, rec.Floor, !c.Source.live())
+	return choose(files, d, higher(rec.Floor, c.Kept), !c.Source.live())
 }
 
 // files returns the targets that we understand and the source has.
@@ -82,7 +84,18 @@ func (c *Client) files(targets map[string]*metadata.TargetFiles) []File {
 }
 
 // Floor is the oldest version that may be installed; "" for any.
-func (c *Client) Floor() string { return loadRecord(c.Dir, c.Log).Floor }
+func (c *Client) Floor() string { return higher(loadRecord(c.Dir, c.Log).Floor, c.Kept) }
+
+// higher returns the higher of two floors, each a version or "".
+func higher(a, b string) string {
+	if a == "" {
+		return b
+	}
+	if n, err := release.Compare(b, a); err == nil && n > 0 {
+		return b
+	}
+	return a
+}
 
 // Allowed says whether the floor lets a version be installed or gone back to.
 func (c *Client) Allowed(version string) error { return belowFloor(version, c.Floor()) }

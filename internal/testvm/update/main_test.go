@@ -1,0 +1,18 @@
+package update
+
+import (
+	"flag"
+	"os"
+	"testing"
+)
+
+// parallel machines mostly wait for trials to prove themselves.
+const parallel = "4"
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", parallel); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
