@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,9 +33,17 @@ const (
 	trialLimit = 10 * time.Minute // since power-on, for a new system to prove itself
 )
 
-// openData finds the disk that we booted from, nil if there is none, and mounts its data partition
-// or what stands in for it.
-func openData(ctx context.Context, st *state, log *slog.Logger) *boot.Disk {
+// storage is what the machine keeps things on.
+type storage struct {
+	disk *boot.Disk // nil if there is none
+	data data.Result
+}
+
+// openData finds the disk that we booted from, and mounts its data partition or what stands in for it.
+func openData(ctx context.Context, log *slog.Logger) storage {
+	if err := boot.MountAll(boot.MoreMounts); err != nil {
+		log.Error(err.Error())
+	}
 	ctx, cancel := context.WithTimeout(ctx, diskLimit)
 	defer cancel()
 	loadedFrom, err := boot.LoadedFrom(boot.LoaderVariable)
@@ -51,13 +61,29 @@ func openData(ctx context.Context, st *state, log *slog.Logger) *boot.Disk {
 	if result.Detail != "" {
 		log.Error("data partition", "state", result.State, "why", result.Detail)
 	}
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	st.data = result
-	if disk != nil {
-		st.slot = string(disk.Slot)
+	return storage{disk, result}
+}
+
+// awaitAddress waits until the gateway can be reached at an address, but not longer than limit.
+func awaitAddress(ctx context.Context, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	look := time.NewTicker(50 * time.Millisecond)
+	defer look.Stop()
+	for {
+		list, _ := net.InterfaceAddrs()
+		if slices.ContainsFunc(list, func(a net.Addr) bool {
+			prefix, ok := a.(*net.IPNet)
+			return ok && prefix.IP.IsGlobalUnicast()
+		}) {
+			return
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return
+		}
 	}
-	return disk
 }
 
 // later does what can wait until the services run.

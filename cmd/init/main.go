@@ -82,11 +82,12 @@ func run() boot.Ending {
 	var helpers sync.WaitGroup // all that runs beside this, until stop
 	children := supervise.NewChildren()
 	helpers.Go(func() { children.Reap(ctx) })
+	opened := make(chan storage, 1)
+	go func() { opened <- openData(ctx, log) }() // beside what follows; it ends in any case
 	sup := supervise.New(children, specs(services(rel.Keys), log), supervise.CgroupRoot, ring, log)
 	supCtx, stopServices := context.WithCancel(ctx)
 	stopped := make(chan struct{})
 	go func() { sup.Run(supCtx); close(stopped) }()
-	sup.Start("portal") // the owner waits for it, and it needs no data partition
 
 	check(boot.Harden("/proc/sys"))
 	check(boot.Seal())
@@ -106,14 +107,15 @@ func run() boot.Ending {
 		helpers.Go(func() { wd.Run(ctx, alive, log) })
 	}
 
-	check(boot.MountAll(boot.MoreMounts))
-	disk := openData(ctx, st, log)
+	disk := st.keep(<-opened)
 	check(clk.Resume(clockFile, network.SureTime))
 	check(makeDataDirs(services(rel.Keys)))
 	serial, fresh := st.findSerial()
 	check(unix.Sethostname([]byte(network.UniqueName(serial))))
-	sup.Start("network")           // it finds its settings and leases
-	sup.Settle(ctx, 3*time.Second) // what follows would only slow the two down
+	sup.Start("network") // it finds its settings and leases
+	sup.Start("portal")
+	sup.Settle(ctx, 3*time.Second)
+	awaitAddress(ctx, time.Second) // what follows would only slow the two down
 	sup.Start("console")
 	sup.Start("update")
 	booted.Store(true)

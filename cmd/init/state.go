@@ -70,6 +70,17 @@ func (s *state) note(c condition.Condition) {
 	s.notes = append(s.notes, c)
 }
 
+// keep notes what the machine keeps things on, and returns its disk.
+func (s *state) keep(found storage) *boot.Disk {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.data = found.data
+	if found.disk != nil {
+		s.slot = string(found.disk.Slot)
+	}
+	return found.disk
+}
+
 // findSerial finds out the device's serial number. The data partition must be there.
 func (s *state) findSerial() (serial string, fresh bool) {
 	serial, fresh = boot.Serial("/sys", serialFile)

@@ -122,7 +122,7 @@ type service struct {
 	wish       ntp.Wish                  // sent last
 	announced  mdns.Wish                 // sent last
 	lost       map[[2]string]bool        // names that others have, by port and name, as the diary knows
-	guarded    time.Time                 // when the firewall was as it should be
+	guarded    time.Time                 // when the firewall was seen to be as it should be
 	offers     string                    // what the firewall was said to let in
 	trouble    string                    // what was logged last
 	duplicate  reconcile.DuplicateError  // what the diary was told last
@@ -364,7 +364,7 @@ func (s *service) converge(ctx context.Context) {
 	if effective.Beside != nil {
 		former = plan(ports, *effective.Beside)
 	}
-	if !s.guarded.IsZero() { // the first time the firewall comes first
+	if s.policy != nil { // the first time the firewall comes first
 		s.announce(state, append(slices.Clone(plans), former...)) // whoever asks need not wait for the rest
 	}
 	s.runLinks(ctx, state, plans, former)
@@ -378,6 +378,7 @@ func (s *service) converge(ctx context.Context) {
 	s.complain(errors.Join(errs...))
 	if after, err := reconcile.List(); err == nil {
 		state = after
+		s.runLinks(ctx, state, plans, former) // a port that has come up at once need not wait for the next look
 	}
 	s.tellStatic(specs.current)
 	s.announce(state, append(slices.Clone(plans), former...))
@@ -437,7 +438,9 @@ func (s *service) guard(plans, former []portPlan) error {
 	if err != nil {
 		return err
 	}
-	s.guarded = time.Now()
+	if !changed { // else the next look reads it again
+		s.guarded = time.Now()
+	}
 	s.mu.Lock()
 	s.policy = &policy
 	s.mu.Unlock()

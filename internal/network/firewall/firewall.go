@@ -93,6 +93,8 @@ func illegal(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`
 
 // Apply makes the kernel's table that of p. It reads what is there, writes only where that is another,
 // and reads again. It returns whether something was written: to be told, for nobody but us should.
+// Where there was no table, after the boot, only the next call reads again: the owner waits for the
+// first page, and the kernel has acknowledged every rule.
 func Apply(p Policy) (changed bool, err error) {
 	if err := p.Check(); err != nil {
 		return false, err
@@ -115,6 +117,9 @@ func Apply(p Policy) (changed bool, err error) {
 		}
 		if err = write(want, have.sound()); err == nil { // else the next look tells whether it took effect
 			changed = true
+		}
+		if changed && !have.exists {
+			return true, nil
 		}
 	}
 }
