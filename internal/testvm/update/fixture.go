@@ -379,12 +379,24 @@ func (g *Gateway) Ask(what string) int {
 	return code
 }
 
-// Do asks for something that has to be accepted.
+// Do asks for something that has to be accepted, once nothing else is on its way.
 func (g *Gateway) Do(what string) {
 	g.t.Helper()
+	g.Idle()
 	if code := g.Ask(what); code != http.StatusAccepted {
 		g.t.Fatalf("%s: %d, want 202", what, code)
 	}
+}
+
+// Idle waits until nothing is on its way.
+func (g *Gateway) Idle() {
+	g.t.Helper()
+	g.Await("nothing is on its way", func(s update.Status) error {
+		if s.Busy || s.Slot == "" {
+			return fmt.Errorf("it is %s, checking %v", s.State, s.Checking)
+		}
+		return nil
+	})
 }
 
 // Upload uploads a bundle.
@@ -481,10 +493,14 @@ func (g *Gateway) Reach(id int, state update.State) {
 	})
 }
 
-// Running says what runs.
+// Running waits until that version runs in that slot, with all its services.
 func (g *Gateway) Running(version, slot string) {
 	g.t.Helper()
-	if s := g.Ready(); s.Version != version || s.Slot != slot {
-		g.t.Fatalf("%s runs in slot %s, want %s in %s", s.Version, s.Slot, version, slot)
-	}
+	g.Await(version+" runs in slot "+slot, func(s update.Status) error {
+		if s.Version != version || s.Slot != slot {
+			return fmt.Errorf("%q runs in slot %q", s.Version, s.Slot)
+		}
+		return nil
+	})
+	g.WaitUp()
 }
