@@ -1,12 +1,15 @@
 package powercut
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"slices"
+	"strings"
 
 	"cloudlink.local/gateway/internal/boot"
 	"cloudlink.local/gateway/internal/boot/bootenv"
@@ -18,12 +21,14 @@ import (
 type Layout struct {
 	table *gpt.Table
 	files map[string]int64 // by partition: where a FAT's files begin, after its tables and its directory
-	env   []int64          // the copies of the loader's environment, the one that counts first
+
+	cluster int64   // bytes, of the ESP
+	env     []int64 // the copies of the loader's environment, the one that counts first
 }
 
 // NewLayout looks at a disk image.
-func NewLayout(path string) (*Layout, error) {
-	disk, err := os.Open(path)
+func NewLayout(image string) (*Layout, error) {
+	disk, err := os.Open(image)
 	if err != nil {
 		return nil, err
 	}
@@ -36,23 +41,23 @@ func NewLayout(path string) (*Layout, error) {
 	if l.table, err = gpt.Read(disk, size, Sector); err != nil {
 		return nil, err
 	}
-	for _, label := range []string{boot.ESP, boot.SlotA, boot.SlotB} {
+	for _, label := range []string{boot.SlotA, boot.SlotB, boot.ESP} { // its cluster is the last
 		p, ok := l.table.ByName(label)
 		if !ok {
 			return nil, fmt.Errorf("the disk has no %s", label)
 		}
-		if l.files[label], err = files(disk, int64(p.First)*Sector); err != nil {
+		if l.files[label], l.cluster, err = files(disk, int64(p.First)*Sector); err != nil {
 			return nil, fmt.Errorf("%s: %w", label, err)
 		}
 	}
 	return l, l.findEnv(disk)
 }
 
-// files returns where the files of the FAT file system at an offset begin.
-func files(disk io.ReaderAt, start int64) (int64, error) {
+// files returns where the files of the FAT file system at an offset begin, and its clusters' size.
+func files(disk io.ReaderAt, start int64) (first, cluster int64, err error) {
 	b := make([]byte, Sector)
 	if _, err := disk.ReadAt(b, start); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	le := binary.LittleEndian
 	sector, reserved, copies, entries := int64(le.Uint16(b[11:])), int64(le.Uint16(b[14:])), int64(b[16]), int64(le.Uint16(b[17:]))
@@ -61,25 +66,34 @@ func files(disk io.ReaderAt, start int64) (int64, error) {
 		table = int64(le.Uint32(b[36:]))
 	}
 	if sector != Sector || table == 0 {
-		return 0, errors.New("no FAT file system")
+		return 0, 0, errors.New("no FAT file system")
 	}
-	return start + (reserved+copies*table)*sector + entries*32, nil
+	return start + (reserved+copies*table)*sector + entries*32, int64(b[13]) * sector, nil
 }
 
-// findEnv finds the copies of the environment block: they are overwritten in place, and stay where they are.
+// findEnv finds the copies of the environment block by their directory entries: they are overwritten in
+// place, and stay where they are.
 func (l *Layout) findEnv(disk io.ReaderAt) error {
 	p, _ := l.table.ByName(boot.ESP)
-	b := make([]byte, bootenv.Size)
-	for at := l.files[boot.ESP]; at < int64(p.Last)*Sector; at += Sector {
-		if _, err := disk.ReadAt(b, at); err != nil {
-			return err
-		}
-		if _, err := bootenv.Parse(b); err == nil {
-			l.env = append(l.env, at)
-		}
+	b := make([]byte, int64(p.Last+1)*Sector-l.files[boot.ESP])
+	if _, err := disk.ReadAt(b, l.files[boot.ESP]); err != nil {
+		return err
 	}
-	if len(l.env) != 2 {
-		return fmt.Errorf("the esp has %d environment blocks, want 2", len(l.env))
+	for _, name := range []string{bootenv.File, bootenv.Backup} {
+		base, extension, _ := strings.Cut(path.Base(name), ".")
+		entry := bytes.Index(b, fmt.Appendf(nil, "%-8s%-3s\x20", strings.ToUpper(base), strings.ToUpper(extension)))
+		if entry < 0 {
+			return fmt.Errorf("the esp has no %s", name)
+		}
+		cluster := int64(binary.LittleEndian.Uint16(b[entry+26:]))
+		at := (cluster - 2) * l.cluster
+		if at < 0 || at+bootenv.Size > int64(len(b)) {
+			return fmt.Errorf("%s begins in cluster %d", name, cluster)
+		}
+		if _, err := bootenv.Parse(b[at : at+bootenv.Size]); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		l.env = append(l.env, l.files[boot.ESP]+at)
 	}
 	return nil
 }

@@ -67,6 +67,7 @@ func TestM8_PowerCutAtAnyWriteOfAnUpdate(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.Use(c.server, nil)
+	settled(g)
 	g.Do("install")
 	g.Reach(1, update.Trial)
 
@@ -215,15 +216,20 @@ func newest(s update.Status) update.Attempt {
 	return s.Attempts[0]
 }
 
+// settled waits until nothing is on its way.
+func settled(g *vmupdate.Gateway) update.Status {
+	return g.Await("nothing is on its way", func(s update.Status) error {
+		if a := newest(s); s.Busy || a.State.Working() {
+			return fmt.Errorf("attempt %d is %s", a.ID, a.State)
+		}
+		return nil
+	})
+}
+
 // finishes asks for the update, where it has not been begun anew, until the new system is confirmed.
 func finishes(t *testing.T, c *campaign, g *vmupdate.Gateway) {
 	for {
-		s := g.Await("the attempt ends", func(s update.Status) error {
-			if a := newest(s); a.State.Working() {
-				return fmt.Errorf("attempt %d is %s", a.ID, a.State)
-			}
-			return nil
-		})
+		s := settled(g)
 		sound(t, s)
 		if s.Version == after {
 			break
@@ -232,7 +238,7 @@ func finishes(t *testing.T, c *campaign, g *vmupdate.Gateway) {
 			t.Fatalf("the update is begun again and again: %+v", s.Attempts)
 		}
 		g.Use(c.server, nil) // the cut may have come before it was told
-		g.Ask("install")     // refused where it has begun again by itself
+		g.Do("install")
 		g.Await("the next attempt begins", func(now update.Status) error {
 			if newest(now).ID == newest(s).ID {
 				return errors.New("it has not")
