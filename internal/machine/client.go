@@ -88,6 +88,12 @@ func (c *Client) ArmSlot(ctx context.Context, tries int) (Slots, error) {
 // ConfirmSlot makes what runs what the loader starts.
 func (c *Client) ConfirmSlot(ctx context.Context) (Slots, error) { return c.slot(ctx, "confirm") }
 
+// OpenSticks makes readable what USB sticks hold.
+func (c *Client) OpenSticks(ctx context.Context) (Slots, error) { return c.slot(ctx, "sticks") }
+
+// CloseSticks ends that: they may be pulled out.
+func (c *Client) CloseSticks(ctx context.Context) (Slots, error) { return c.slot(ctx, "unplug") }
+
 // Floor returns the oldest version that may be installed, "" for any.
 func (c *Client) Floor(ctx context.Context) (string, error) {
 	var f Floor

@@ -12,6 +12,8 @@
 //	POST /slots/confirm               → Slots: what runs is what the loader starts
 //	POST /slots/running               → Slots: the one that runs is readable, too
 //	POST /slots/close                 → Slots: it is not mounted
+//	POST /slots/sticks                → Slots: what USB sticks hold is readable
+//	POST /slots/unplug                → Slots: they may be pulled out
 //	GET  /slots/floor                 → Floor
 //	POST /slots/floor?version=V       → Slots: nothing older than V is installed from now on
 //
@@ -53,6 +55,7 @@ type Slots struct {
 	Dir       string     `json:"dir"`             // where the slot that is not running is mounted
 	OwnDir    string     `json:"own_dir"`         // where the running one is, once that was asked for
 	Access    SlotAccess `json:"access"`
+	Sticks    []string   `json:"sticks,omitempty"` // where USB sticks are mounted
 }
 
 // A Floor is the oldest version that may be installed, "" for any. A factory reset leaves it.

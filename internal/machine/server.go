@@ -51,6 +51,8 @@ type SlotKeeper interface {
 	Close() error
 	Floor() (string, error)
 	RaiseFloor(version string) error
+	OpenSticks() error
+	CloseSticks() error
 }
 
 // Listen opens the socket at path for group, in place of one that was left there.
@@ -168,6 +170,8 @@ func (s *Server) handleSlots(mux *http.ServeMux) {
 	handle("POST /slots/look", func(k SlotKeeper, _ *http.Request) error { return k.Look() })
 	handle("POST /slots/running", func(k SlotKeeper, _ *http.Request) error { return k.OpenRunning() })
 	handle("POST /slots/confirm", func(k SlotKeeper, _ *http.Request) error { return k.Confirm() })
+	handle("POST /slots/sticks", func(k SlotKeeper, _ *http.Request) error { return k.OpenSticks() })
+	handle("POST /slots/unplug", func(k SlotKeeper, _ *http.Request) error { return k.CloseSticks() })
 	handle("POST /slots/close", func(k SlotKeeper, _ *http.Request) error { return k.Close() })
 	mux.HandleFunc("GET /slots/floor", func(w http.ResponseWriter, r *http.Request) {
 		var k SlotKeeper

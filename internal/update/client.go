@@ -50,6 +50,9 @@ func (c *Client) Install(ctx context.Context, r Request) (Status, error) {
 	return c.post(ctx, "/install", r)
 }
 
+// USB installs the bundle that is on a USB stick.
+func (c *Client) USB(ctx context.Context, r Request) (Status, error) { return c.post(ctx, "/usb", r) }
+
 // Rollback starts the system in the other slot, for good.
 func (c *Client) Rollback(ctx context.Context, r Request) (Status, error) {
 	return c.post(ctx, "/rollback", r)

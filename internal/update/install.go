@@ -33,6 +33,8 @@ type Slots interface {
 	ConfirmSlot(context.Context) (machine.Slots, error)
 	Floor(context.Context) (string, error)
 	RaiseFloor(ctx context.Context, version string) error
+	OpenSticks(context.Context) (machine.Slots, error)
+	CloseSticks(context.Context) (machine.Slots, error)
 }
 
 // verify reads the downloaded archive to its end and compares everything in it with what was signed.

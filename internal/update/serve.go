@@ -45,7 +45,7 @@ func (s *service) handler() http.Handler {
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { answer(w, http.StatusOK, s.status()) })
 	for path, o := range map[string]order{
 		"POST /check": {kind: Update, check: true}, "POST /install": {kind: Update},
-		"POST /rollback": {kind: Rollback}, "POST /drill": {kind: Drill},
+		"POST /usb": {kind: Update, stick: true}, "POST /rollback": {kind: Rollback}, "POST /drill": {kind: Drill},
 	} {
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 			var q Request

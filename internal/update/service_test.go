@@ -169,6 +169,14 @@ func (b *box) ConfirmSlot(context.Context) (machine.Slots, error) {
 	return b.do("confirm", func() error { b.disk.env, b.onTrial = bootenv.Env{Confirmed: b.running}, false; return nil })
 }
 
+func (b *box) OpenSticks(ctx context.Context) (machine.Slots, error) {
+	slots, err := b.Slots(ctx)
+	slots.Sticks = []string{filepath.Join(b.disk.dir, "stick")}
+	return slots, err
+}
+
+func (b *box) CloseSticks(ctx context.Context) (machine.Slots, error) { return b.Slots(ctx) }
+
 func (b *box) Floor(context.Context) (string, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -335,6 +343,31 @@ func TestM4AnUpdateIsInstalledAndConfirmed(t *testing.T) {
 	_, st = s.settle(t, b, func(r *run) { ask(t, r.Rollback) })
 	if a := st.Attempts[0]; a.Kind != Rollback || a.State != Failed || a.Reason != "below-floor" {
 		t.Errorf("below the floor: %+v", a)
+	}
+}
+
+// The newest bundle on a stick is taken, by its name; what is in it is checked like any other.
+func TestM5FromAStick(t *testing.T) {
+	s := newSite(t)
+	stick := filepath.Join(s.disk.dir, "stick")
+	if err := os.Mkdir(stick, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	_, st := s.settle(t, start(t, s.disk, 1), func(r *run) { ask(t, r.USB) })
+	if a := st.Attempts[0]; a.Reason != "not-a-repository" || a.Source != FromUSB {
+		t.Errorf("an empty stick: %+v", a)
+	}
+	for name, b := range map[string][]byte{
+		"cloudlink-qemu-virt-0.9.0.bundle": []byte("old"), "holiday.jpg": nil, ".hidden-9.9.9.bundle": nil,
+		"cloudlink-qemu-virt-1.1.0.bundle": s.repo.Bundle("1.1.0"), "something.bundle": nil,
+	} {
+		if err := os.WriteFile(filepath.Join(stick, name), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, st := s.settle(t, start(t, s.disk, 2), func(r *run) { ask(t, r.USB) })
+	if b.version() != "1.1.0" || st.Attempts[0].Source != FromUSB || st.State != Confirmed {
+		t.Errorf("%s runs: %+v", b.version(), st.Attempts[0])
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 //	GET  /status            → Status
 //	POST /check Request     → 202: the update server is asked now
 //	POST /install Request   → 202: and what it has is installed
+//	POST /usb Request       → 202: a bundle is looked for on USB sticks, and installed
 //	POST /rollback Request  → 202: the system in the other slot is started, for good
 //	POST /drill Request     → 202: it is started, to see that it would, and then this one again
 //	POST /cancel Request    → 202: the update ends, if it can still end

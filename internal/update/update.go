@@ -127,6 +127,18 @@ type order struct {
 	by    string // "" for the gateway itself
 	check bool   // only see whether there is something
 	file  string // an uploaded bundle
+	stick bool   // it came, or is to come, from a USB stick
+}
+
+// source says where what is ordered comes from.
+func (o order) source() Source {
+	switch {
+	case o.stick:
+		return FromUSB
+	case o.file != "":
+		return FromUpload
+	}
+	return FromRepository
 }
 
 // Run runs the service until ctx ends. It calls ready once it answers on c.Socket.
@@ -248,8 +260,8 @@ func (s *service) goOn(ctx context.Context, a Attempt) {
 	switch {
 	case a.Source == FromRepository:
 		s.carryOut(ctx, order{kind: Update, by: a.By})
-	case a.Source == FromUpload:
-		s.carryOut(ctx, order{kind: Update, by: a.By, file: s.path(uploaded)})
+	case a.Source == FromUpload, a.Source == FromUSB:
+		s.carryOut(ctx, order{kind: Update, by: a.By, file: s.path(uploaded), stick: a.Source == FromUSB})
 	}
 }
 
@@ -310,16 +322,27 @@ func (s *service) update(ctx context.Context, o order) {
 		s.Log.Warn("update: " + err.Error())
 		return
 	}
-	if o.file == "" && set.Server == "" {
+	if o.source() == FromRepository && set.Server == "" {
 		s.checked(LastCheck{Time: time.Now().UTC(), Reason: NoServer})
 		return
 	}
-	p, err := s.find(ctx, o, set)
+	if o.stick && o.file == "" {
+		o.file = s.path(uploaded)
+		err = s.fromSticks(ctx)
+	}
+	var p plan
+	if err == nil {
+		p, err = s.find(ctx, o, set)
+	}
 	if err != nil {
+		if s.stopping(ctx) {
+			return
+		}
 		f := failure(err, Internal)
 		s.checked(LastCheck{Time: time.Now().UTC(), Reason: f.Reason, Detail: f.Error()})
 		if o.file != "" { // somebody waits for it
-			a := s.begin(Attempt{Kind: Update, By: o.by, Source: FromUpload, From: s.Release.Version}, Checking)
+			os.Remove(o.file)
+			a := s.begin(Attempt{Kind: Update, By: o.by, Source: o.source(), From: s.Release.Version}, Checking)
 			s.end(&a, Failed, f)
 		}
 		return
@@ -397,13 +420,9 @@ func (s *service) find(ctx context.Context, o order, set settings.Update) (plan,
 // install takes an update from its file to the restart.
 func (s *service) install(ctx context.Context, o order, p plan) {
 	full := p.offer.Full
-	source := FromRepository
-	if p.file != "" {
-		source = FromUpload
-	}
 	t := full.Target
 	a := s.begin(Attempt{
-		Kind: Update, By: o.by, Source: source, From: s.Release.Version, To: t.Version, Bytes: full.Size,
+		Kind: Update, By: o.by, Source: o.source(), From: s.Release.Version, To: t.Version, Bytes: full.Size,
 		Floor: t.SecurityFloor, Notes: Notes{DE: t.Notes["de"], EN: t.Notes["en"]},
 	}, Checking)
 	err := func() error {

@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -35,11 +36,16 @@ type Keeper struct {
 	esp string // where the ESP is mounted meanwhile
 	fs  fileSystem
 
+	block, dev string // of sysfs, and device files
+	stickDir   string // where USB sticks are mounted
+	stickKinds map[string]string
+
 	mu       sync.Mutex // guards what follows, and all work on the slots
 	env      bootenv.Env
 	access   machine.SlotAccess
-	onTrial  bool // this system, since its start
-	readable bool // the running slot is mounted
+	onTrial  bool     // this system, since its start
+	readable bool     // the running slot is mounted
+	sticks   []string // where they are mounted
 }
 
 // A fileSystem is FAT; tests run on kernels that do not know it.
@@ -62,6 +68,7 @@ func New(running bootenv.Slot, device func(label string) (path string, ok bool),
 	return &Keeper{
 		running: running, device: device, dir: other, own: own, esp: esp, env: env, access: machine.SlotClosed,
 		onTrial: env.Trial == running && env.Confirmed != running,
+		block:   "/sys/class/block", dev: "/dev", stickDir: filepath.Join(dir, "usb"), stickKinds: stickKinds(user),
 		fs: fileSystem{
 			kind: "vfat", esp: "umask=0077", format: format,
 			slot: fmt.Sprintf("uid=%d,gid=%[1]d,umask=0077,errors=remount-ro", user),
@@ -75,7 +82,7 @@ func (k *Keeper) Status() machine.Slots {
 	defer k.mu.Unlock()
 	return machine.Slots{
 		Running: string(k.running), Confirmed: string(k.env.Confirmed), Trial: string(k.env.Trial), Tries: k.env.Tries,
-		OnTrial: k.onTrial, Dir: k.dir, OwnDir: k.own, Access: k.access,
+		OnTrial: k.onTrial, Dir: k.dir, OwnDir: k.own, Access: k.access, Sticks: slices.Clone(k.sticks),
 	}
 }
 

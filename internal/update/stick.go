@@ -1,0 +1,89 @@
+package update
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"cloudlink.local/gateway/internal/release"
+	"cloudlink.local/gateway/internal/safefile"
+	"cloudlink.local/gateway/internal/update/trust"
+)
+
+// fromSticks copies the bundle with the newest update on the USB sticks to where uploads lie. From there on
+// it is one.
+func (s *service) fromSticks(ctx context.Context) (err error) {
+	slots, err := s.Machine.OpenSticks(ctx)
+	if err != nil {
+		return fail(MediumFailed, err)
+	}
+	defer func() {
+		_, e := s.Machine.CloseSticks(context.WithoutCancel(ctx))
+		err = errors.Join(err, orNil(e, MediumFailed))
+	}()
+	files := bundles(slots.Sticks)
+	if len(files) == 0 {
+		return fail(Reason(trust.NotRepository), fmt.Errorf("%d USB sticks can be read, and none has a file *.bundle for %s", len(slots.Sticks), s.Release.Board))
+	}
+	in, err := safefile.Open(files[0])
+	if err != nil {
+		return failure(err, MediumFailed)
+	}
+	defer in.Close()
+	out, err := os.OpenFile(s.path(uploaded), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return failure(err, MediumFailed)
+	}
+	s.Log.Info("update: from a USB stick", "file", filepath.Base(files[0]))
+	_, err = io.Copy(out, io.LimitReader(in, maxUpload))
+	return orNil(errors.Join(err, out.Sync(), out.Close()), MediumFailed)
+}
+
+// bundles are the bundles in the folders, the newest first by what their names say; what is in them is
+// found out later.
+func bundles(dirs []string) []string {
+	type named struct{ path, version string }
+	var list []named
+	for _, dir := range dirs {
+		d, err := os.Open(dir)
+		if err != nil {
+			continue
+		}
+		names, _ := d.Readdirnames(1000) // as far as it can be read
+		d.Close()
+		for _, name := range names {
+			stem, ok := strings.CutSuffix(name, ".bundle")
+			if !ok || strings.HasPrefix(name, ".") {
+				continue
+			}
+			n := named{path: filepath.Join(dir, name)}
+			for rest := stem; rest != "" && n.version == ""; { // behind any of the dashes
+				if release.CheckVersion(rest) == nil {
+					n.version = rest
+				}
+				_, rest, _ = strings.Cut(rest, "-")
+			}
+			list = append(list, n)
+		}
+	}
+	slices.SortFunc(list, func(a, b named) int {
+		if n, err := release.Compare(b.version, a.version); err == nil && n != 0 {
+			return n
+		}
+		return strings.Compare(b.version, a.version)
+	})
+	var paths []string
+	for _, n := range list {
+		if unix.Access(n.path, unix.R_OK) == nil {
+			paths = append(paths, n.path)
+		}
+	}
+	return paths
+}
