@@ -22,6 +22,7 @@ var assets = map[string]string{
 	"pico.min.css": "page/vendor/pico.min.css",
 	"portal.js":    "page/portal.js",
 	"find.js":      "page/find.js",
+	"upload.js":    "page/upload.js",
 	"style.css":    "page/style.css",
 	"logo.svg":     "page/logo.svg",
 	"icons.svg":    "page/icons.svg",

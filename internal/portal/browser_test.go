@@ -263,7 +263,7 @@ func (c *console) take() []string {
 // the browser's console, nothing that sticks out to the right.
 func TestPagesInTheBrowser(t *testing.T) {
 	silent := sample()
-	silent.down[PartMachine], silent.down[PartNetwork] = true, true
+	silent.down[PartMachine], silent.down[PartNetwork], silent.down[PartUpdate] = true, true, true
 	gateways := map[string]*running{
 		"works":  run(t, newPortal(t, sample())),
 		"faulty": run(t, newPortal(t, faulty())),
@@ -272,6 +272,12 @@ func TestPagesInTheBrowser(t *testing.T) {
 		"sited":  run(t, newPortal(t, sited())),
 
 		"contested": run(t, newPortal(t, contested())),
+
+		"offered":     run(t, newPortal(t, offered())),
+		"downloading": run(t, newPortal(t, downloading())),
+		"proving":     run(t, newPortal(t, proving())),
+		"broken":      run(t, newPortal(t, updateFailedThere())),
+		"returned":    run(t, newPortal(t, returned())),
 	}
 	pages := []struct{ name, gateway, path string }{
 		{"overview", "works", "/"},
@@ -285,6 +291,16 @@ func TestPagesInTheBrowser(t *testing.T) {
 		{"find", "sited", "/find"},
 		{"find-contested", "contested", "/find?done=saved"},
 		{"find-silent", "silent", "/find"},
+		{"update", "works", "/update"},
+		{"update-offered", "offered", "/update?done=saved"},
+		{"update-downloading", "downloading", "/update"},
+		{"update-proving", "proving", "/update"},
+		{"update-broken", "broken", "/update"},
+		{"update-returned", "returned", "/update"},
+		{"update-silent", "silent", "/update"},
+		{"update-help", "downloading", "/update/help"},
+		{"overview-downloading", "downloading", "/"},
+		{"overview-returned", "returned", "/"},
 		{"log", "works", "/log"},
 		{"log-debug", "faulty", "/log?level=debug"},
 		{"log-previous", "works", "/log?boot=previous"},

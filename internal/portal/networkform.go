@@ -17,7 +17,7 @@ import (
 // A form is a part of the settings as a person types them. Its fields are named as in the settings.
 type form struct {
 	view
-	Key    string       // "wan" or "lan", "clock" or "names"
+	Key    string       // "wan" or "lan", "clock", "names" or "update"
 	Port   network.Port // of a port's form
 	Values map[string]string
 	Wrong  map[string][]settings.Text // by field
@@ -191,12 +191,17 @@ func (f *form) blame(err error) {
 		prefix, fields = "clock.", clockFields
 	case "names":
 		prefix, fields = "names.", namesFields
+	case "update":
+		prefix, fields = "update.", updateFields
 	}
 	f.Wrong = map[string][]settings.Text{}
 	for _, e := range refusal.Fields {
 		text := e.Text(f.Lang)
 		name, within := strings.CutPrefix(e.Path, prefix)
 		name, _, _ = strings.Cut(name, "[")
+		if name == "window" { // as a whole
+			name = "window.from"
+		}
 		if !within || !slices.Contains(fields, name) {
 			f.Others = append(f.Others, otherField{plain(e.Path), text})
 		} else if !slices.Contains(f.Wrong[name], text) {
@@ -233,7 +238,7 @@ func (f form) Field(name string) field {
 	if name == "host" {
 		fd.Suffix = local
 	}
-	fields := slices.Concat(portFields, clockFields, namesFields)
+	fields := slices.Concat(portFields, clockFields, namesFields, updateFields)
 	i := slices.IndexFunc(fields, func(n string) bool { return len(f.Wrong[n]) > 0 })
 	fd.Focus = i >= 0 && fields[i] == name
 	return fd
@@ -241,6 +246,19 @@ func (f form) Field(name string) field {
 
 // Label is the name of the field's text in the catalogue: both versions of IP have the same.
 func (f field) Label() string { return f.Name[strings.LastIndexByte(f.Name, '.')+1:] }
+
+// Type is the kind of a field of one line.
+func (f field) Type() string {
+	if f.Name == "window.from" || f.Name == "window.to" {
+		return "time"
+	}
+	return "text"
+}
+
+// Channels are the values of the channel.
+func (field) Channels() []settings.Channel {
+	return []settings.Channel{settings.Stable, settings.Beta}
+}
 
 // Describes lists the ids of what is said about the field.
 func (f field) Describes() string {

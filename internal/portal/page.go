@@ -74,7 +74,7 @@ func New(c Config) *Portal {
 		p.params[pattern] = params
 	}
 	page("GET /{$}", p.overview, langQuery)
-	page("GET /live", p.live, param{name: "boot"}, param{name: "version"})
+	page("GET /live", p.live)
 	page("GET /log", p.logPage, langQuery, levelQuery, runQuery)
 	page("GET /log/live", p.logLive, levelQuery, param{name: "boot"}, param{name: "after"})
 	page("GET /log.txt", p.logText, runQuery)
@@ -186,8 +186,9 @@ func (p *Portal) view(r *http.Request, name string) view {
 	q := r.URL.Query()
 	q.Del(langParam)
 	v := view{Lang: chooseLang(r), Path: r.URL.Path, Query: q.Encode(), Name: name, Release: p.release}
-	s, _ := p.networkStatus(r.Context())
-	v.Banner = bannerOf(r, v.Lang, s.Change)
+	now := p.glance(r.Context())
+	v.Banner = bannerOf(r, v.Lang, now.network.Change)
+	v.Gate, _ = newGate(originOf(now, name), now)
 	return v
 }
 
@@ -286,17 +287,10 @@ func (p *Portal) overview(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// live answers with what changes on the first page. The page tells what it was loaded from, so
-// that a restart does not pass for "nothing happened".
+// live answers with what changes on the first page.
 func (p *Portal) live(w http.ResponseWriter, r *http.Request) {
 	v := p.view(r, "overview")
 	o := overview{view: v, Status: p.status(r.Context(), v.Lang), Host: p.names(r.Context()).Host}
-	if boot := r.FormValue("boot"); boot != "" && o.BootID != "" && boot != o.BootID {
-		o.Missed = true
-	}
-	if version := r.FormValue("version"); version != p.release.Version {
-		o.Was = version
-	}
 	p.write(w, http.StatusOK, "live", o)
 }
 

@@ -34,6 +34,7 @@ import (
 	"cloudlink.local/gateway/internal/condition"
 	"cloudlink.local/gateway/internal/machine"
 	"cloudlink.local/gateway/internal/network"
+	"cloudlink.local/gateway/internal/update"
 )
 
 // request asks h under the gateway's IP address. header is pairs of name and value.
@@ -57,7 +58,7 @@ func get(t *testing.T, h http.Handler, path string, header ...string) (*http.Res
 	return request(t, h, http.MethodGet, path, header...)
 }
 
-var pagePaths = []string{"/", "/network", "/find", "/log", "/log?level=debug", "/log?boot=previous", "/licences", "/browsers", "/nowhere"}
+var pagePaths = []string{"/", "/network", "/find", "/update", "/update/help", "/log", "/log?level=debug", "/log?boot=previous", "/licences", "/browsers", "/nowhere"}
 
 // everyState is gateways in all the states that the pages have words for.
 func everyState() map[string]*gateway {
@@ -89,6 +90,9 @@ func everyState() map[string]*gateway {
 	hostile.m.Services[0].Name, hostile.m.Services[0].LastExit, hostile.m.Services[0].State = "<b>x</b>", "<i>", machine.Waiting
 	hostile.n.Ports[0].Name, hostile.n.Ports[0].MAC = "<u>", "\x00\x1b"
 	hostile.m.Conditions = []condition.Condition{condition.New(condition.ServiceFailing, "service", "<script>alert(1)</script>")}
+	hostile.u = update.Status{State: "<b>", Version: "<script>", Slot: `"`, Other: &update.Other{Version: "<i>"}, Checks: []update.Check{{Name: "<u>", Arg: "<script>", Detail: "\x1b"}},
+		Check:    &update.LastCheck{Reason: "<script>", Detail: "<script>", Available: &update.Available{Version: "<script>", Notes: update.Notes{DE: "<script>\x00\n\u202e"}}},
+		Attempts: []update.Attempt{{ID: 3, Kind: "<b>", By: "<script>", To: "<i>", State: "<u>", Reason: "<b>", Detail: "\x1b", LastLog: []string{"<script>"}, Steps: []update.Step{{State: "<b>"}}}}}
 	hostile.n.Names.Host = `"><script>.local`
 	hostile.n.Names.Ports = []network.PortNames{{Port: "<u>", Trouble: "<script>\x1b", Names: []network.Name{
 		{Name: "<b>\x00.local", State: "of a later version", Rival: &network.Rival{MAC: "<i>"}}}}}
@@ -269,7 +273,7 @@ func TestCatalogues(t *testing.T) {
 func TestEveryAnswerIsGuarded(t *testing.T) {
 	p := newPortal(t, sample())
 	paths := append(pagePaths, "/live", "/log/live", "/log.txt", "/licences/notices.txt", "/api/v1/status", "/api/v1/log",
-		"/api/v1/find", "/api/v1/names", "/find/live", "/find/token", "/find/qr.png?address=192.0.2.1",
+		"/api/v1/find", "/api/v1/names", "/find/live", "/update/live", "/update/attempts", "/update/gate?seen=0", "/api/v1/update", "/api/v1/update/settings", "/api/v1/update/attempts/2", "/find/token", "/find/qr.png?address=192.0.2.1",
 		"/api/openapi.json", "/api/nowhere", "/assets/"+fingerprint()+"/style.css", "/?lang=de")
 	for _, path := range paths {
 		for _, host := range []string{"cloudlink.local", "evil.test"} {
@@ -335,8 +339,11 @@ func TestUnknownQueryParametersAreRefused(t *testing.T) {
 		"/?" + strings.Repeat("x", 9000):       {"unknown", strings.Repeat("x", maxShown) + "…"},
 		"/?%zz":                                {"form", ""},
 		"/?a;b":                                {"form", ""},
-		"/live?boot=1&version=2&x":             {"unknown", "x"},
-		"/live?boot=1&boot=2":                  {"twice", "boot"},
+		"/update/gate?boot=1&x":                {"unknown", "x"},
+		"/live?boot=1":                         {"unknown", "boot"},
+		"/update/gate?boot=1&boot=2":           {"twice", "boot"},
+		"/update/gate?boot=1&seen=x":           {"value", "seen"},
+		"/update?done=all":                     {"value", "done"},
 		"/log?level=info&boot=current&after=1": {"unknown", "after"},
 		"/log?level=warning":                   {"value", "level"},
 		"/log?level=warn&level=error":          {"twice", "level"},
@@ -1096,7 +1103,7 @@ func TestLivePartDoesNotTellOfARestartThatWasNone(t *testing.T) {
 	g.m.BootID = "a+b&c=d%20"
 	p := newPortal(t, g, func(c *Config) { c.Release.Version = "0.0.0-dev.206+ge4365a3" })
 	for page, asks := range map[string]*regexp.Regexp{
-		"/":    regexp.MustCompile(`hx-get="(/live[^"]*)"`),
+		"/":    regexp.MustCompile(`hx-get="(/update/gate[^"]*)"`),
 		"/log": regexp.MustCompile(`hx-get="(/log/live[^"]*)"`),
 	} {
 		_, body := get(t, p, page, "Accept-Language", "en")

@@ -167,7 +167,7 @@ func faulty() *gateway {
 }
 
 // newPortal returns a portal for g that keeps no answers, so that a change shows at once.
-func newPortal(t *testing.T, g *gateway, change ...func(*Config)) *Portal {
+func newPortal(t testing.TB, g *gateway, change ...func(*Config)) *Portal {
 	t.Helper()
 	c := Config{
 		Release: g.m.Release,

@@ -45,6 +45,7 @@ type Update interface {
 	Install(context.Context, update.Request) (update.Status, error)
 	Rollback(context.Context, update.Request) (update.Status, error)
 	Drill(context.Context, update.Request) (update.Status, error)
+	USB(context.Context, update.Request) (update.Status, error)
 	Cancel(context.Context, update.Request) (update.Status, error)
 	Upload(ctx context.Context, r update.Request, bundle io.Reader) (update.Status, error)
 }

@@ -156,6 +156,10 @@ func (f fakeUpdate) Rollback(ctx context.Context, r update.Request) (update.Stat
 	return f.order(ctx, "rollback", r, func() { f.begin(update.Rollback, "0.9.0", update.Verifying) })
 }
 
+func (f fakeUpdate) USB(ctx context.Context, r update.Request) (update.Status, error) {
+	return f.order(ctx, "usb", r, func() { f.begin(update.Update, "1.0.0", update.Checking) })
+}
+
 func (f fakeUpdate) Drill(ctx context.Context, r update.Request) (update.Status, error) {
 	return f.order(ctx, "drill", r, func() { f.begin(update.Drill, "0.9.0", update.Verifying) })
 }

@@ -31,6 +31,7 @@ const (
 	updateInstallPath  = updatePath + "/install"
 	updateRollbackPath = updatePath + "/rollback"
 	updateDrillPath    = updatePath + "/drill"
+	updateUSBPath      = updatePath + "/usb"
 	updateCancelPath   = updatePath + "/cancel"
 	updateUploadPath   = updatePath + "/upload"
 	updateSettingsPath = updatePath + "/settings"
@@ -145,6 +146,7 @@ func (p *Portal) updateAPI(api huma.API, mux *http.ServeMux) {
 		{"install-update", updateInstallPath, "Install what the update server has", busy, p.update.Install},
 		{"roll-back-update", updateRollbackPath, "Start the version in the other slot, for good", busy, p.update.Rollback},
 		{"drill-update", updateDrillPath, "Fire drill: start the version in the other slot, see that it works, and come back", busy, p.update.Drill},
+		{"update-from-usb", updateUSBPath, "Install the bundle that is on a USB stick", busy, p.update.USB},
 		{"cancel-update", updateCancelPath, "End the update that is on its way, while it can still be ended", notUnderWay, p.update.Cancel},
 	} {
 		huma.Register(api, huma.Operation{

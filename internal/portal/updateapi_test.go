@@ -54,7 +54,7 @@ func TestUpdateAPI(t *testing.T) {
 	if answer := step("GET", updatePath, "", "UpdateStatus", 200); !strings.Contains(answer, `"available":{"version":"1.1.0","bytes":1468006,`) {
 		t.Error(answer)
 	}
-	for _, path := range []string{updateCheckPath, updateInstallPath, updateRollbackPath, updateDrillPath, updateCancelPath} {
+	for _, path := range []string{updateCheckPath, updateInstallPath, updateRollbackPath, updateDrillPath, updateUSBPath, updateCancelPath} {
 		step("POST", path, "", "UpdateStatus", 202)
 	}
 	g.change(func(g *gateway) { g.u.Checking = false })
@@ -71,7 +71,7 @@ func TestUpdateAPI(t *testing.T) {
 		t.Errorf("while one is on its way: %s", answer)
 	}
 	g.change(func(g *gateway) { g.up.refuse = &update.Refusal{Text: "an update is on its way already"} })
-	for path, code := range map[string]string{updateCheckPath: busy, updateInstallPath: busy, updateRollbackPath: busy, updateDrillPath: busy, updateCancelPath: notUnderWay} {
+	for path, code := range map[string]string{updateCheckPath: busy, updateInstallPath: busy, updateRollbackPath: busy, updateDrillPath: busy, updateUSBPath: busy, updateCancelPath: notUnderWay} {
 		if answer := step("POST", path, "{}", "UpdateProblem", 409); !strings.Contains(answer, `"error":"`+code+`"`) || !strings.Contains(answer, "Update") {
 			t.Errorf("%s: %s", path, answer)
 		}

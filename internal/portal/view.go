@@ -25,6 +25,7 @@ type view struct {
 	Name    string // of the page, in the catalogue
 	Release release.Release
 	Banner  *banner // nil where no change is on probation
+	Gate    gate
 }
 
 // A menuItem is a page that every page leads to.
@@ -32,7 +33,7 @@ type menuItem struct{ Path, Name string }
 
 // Menu is what the main menu has.
 func (view) Menu() []menuItem {
-	return []menuItem{{"/", "overview"}, {ethernetPath, "network"}, {findPath, "find"}, {"/log", "log"}}
+	return []menuItem{{"/", "overview"}, {ethernetPath, "network"}, {findPath, "find"}, {softwarePath, "update"}, {"/log", "log"}}
 }
 
 // T returns a text of the catalogue. Its arguments are pairs of name and value.
@@ -266,9 +267,7 @@ func plain(s string) string {
 type overview struct {
 	view
 	Status
-	Host   string // the gateway's name
-	Missed bool   // the gateway restarted while the page was open
-	Was    string // the version that the page was loaded from, if it is another one
+	Host string // the gateway's name
 }
 
 // Worst returns the highest severity among the conditions, "" without one.
@@ -282,6 +281,9 @@ func (o overview) Worst() condition.Severity {
 	}
 	return worst
 }
+
+// OfUpdate says whether a condition is about updates: its page helps (M8).
+func (overview) OfUpdate(id condition.ID) bool { return strings.HasPrefix(string(id), "update-") }
 
 // Used returns how much of the whole is not free.
 func (o overview) Used(whole, free int64) int64 { return max(whole-free, 0) }

@@ -1,5 +1,6 @@
 // The pages work without this script. With it they stay up to date (htmx asks for what is new)
-// and say so when the gateway does not answer any more.
+// and say so when the gateway does not answer any more. What has become of it once it answers again
+// the gateway tells itself: it compares what the page was made from with what is now.
 (() => {
   "use strict";
   const patience = 3000; // ms without an answer before a failed request means something
@@ -9,6 +10,8 @@
 
   function show(isLost) {
     if (lost.hidden !== isLost) return;
+    const cause = document.querySelector("#gate .working, #gate .returning, #gate .drilling") ? "update" : "plain";
+    for (const text of lost.querySelectorAll("[data-lost]")) text.hidden = text.dataset.lost !== cause;
     lost.hidden = !isLost;
     document.documentElement.classList.toggle("stale", isLost);
   }
