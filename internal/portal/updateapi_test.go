@@ -61,7 +61,7 @@ func TestUpdateAPI(t *testing.T) {
 	bundle := strings.Repeat("a bundle is longer than what else is sent ", maxBody/20)
 	step("POST", updateUploadPath, bundle, "UpdateStatus", 202, "Content-Type", "application/octet-stream")
 	var want []string
-	for _, name := range []string{"check", "install", "rollback", "drill", "cancel", "upload"} {
+	for _, name := range []string{"check", "install", "rollback", "drill", "usb", "cancel", "upload"} {
 		want = append(want, name+" 192.168.178.23")
 	}
 	if !slices.Equal(g.up.orders, want) || string(g.up.bundle) != bundle {

@@ -1,6 +1,7 @@
 package update
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -65,20 +66,20 @@ func TestM6BrokenReleases(t *testing.T) {
 			for i, f := range c.faults {
 				t.Run(f.name, func(t *testing.T) {
 					g.In(t)
-					f.test(t, g, good, i+1)
+					f.test(t, g, good, fmt.Sprintf("1.2.%d", i+1))
 				})
 			}
 		})
 	}
 }
 
-func (f fault) test(t *testing.T, g *Gateway, good string, id int) {
+func (f fault) test(t *testing.T, g *Gateway, good, version string) {
 	repo := NewRepo(t)
-	version := "1.2." + string(rune('0'+id))
 	repo.Publish(f.image(t, good, version), func(r *publish.Release) { r.MinimumFrom = "1.0.0" })
 	g.Use(repo.URL(), nil)
 	var had Settings
 	g.JSON("/api/v1/update/settings", &had.Before)
+	id := g.Idle() + 1
 	g.Do("install")
 	a := g.Ended(id)
 	t.Logf("%s: %s\nlast: %s", a.Reason, a.Detail, strings.Join(a.LastLog[max(0, len(a.LastLog)-15):], "\n      "))

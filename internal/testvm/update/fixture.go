@@ -382,21 +382,27 @@ func (g *Gateway) Ask(what string) int {
 // Do asks for something that has to be accepted, once nothing else is on its way.
 func (g *Gateway) Do(what string) {
 	g.t.Helper()
-	g.Idle()
+	if what != "cancel" {
+		g.Idle()
+	}
 	if code := g.Ask(what); code != http.StatusAccepted {
 		g.t.Fatalf("%s: %d, want 202", what, code)
 	}
 }
 
-// Idle waits until nothing is on its way.
-func (g *Gateway) Idle() {
+// Idle waits until nothing is on its way, and returns the number of the last attempt.
+func (g *Gateway) Idle() (last int) {
 	g.t.Helper()
 	g.Await("nothing is on its way", func(s update.Status) error {
 		if s.Busy || s.Slot == "" {
 			return fmt.Errorf("it is %s, checking %v", s.State, s.Checking)
 		}
+		if len(s.Attempts) > 0 {
+			last = s.Attempts[0].ID
+		}
 		return nil
 	})
+	return last
 }
 
 // Upload uploads a bundle.
