@@ -31,6 +31,7 @@ func faulty(fault string) func(*testing.T, string, string) string {
 
 // Each release is broken in earnest: the gateway is back in the old one by itself, and knows why.
 func TestM6BrokenReleases(t *testing.T) {
+	t.Parallel()
 	crashing := []fault{
 		{
 			name: "the kernel panics at once", reason: update.Crashed, detail: "Kernel panic", log: "Unable to mount root fs",

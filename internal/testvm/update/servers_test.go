@@ -2,10 +2,12 @@ package update
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -262,8 +264,8 @@ func TestM5WrongClocks(t *testing.T) {
 			t.Error("the owner is not told of the clock")
 		}
 	})
-	t.Run("2050: everything has expired, and the reason says so", func(t *testing.T) {
-		g := Boot(t, old, testvm.Options{Args: []string{"-rtc", "base=2050-01-01T00:00:00"}})
+	t.Run("2050: everything has expired, the reason says so, and a USB stick helps", func(t *testing.T) {
+		g := Boot(t, old, testvm.Options{Args: append(stick(t, repo.Bundle("1.1.0")), "-rtc", "base=2050-01-01T00:00:00")})
 		g.Use(repo.URL(), nil)
 		g.Do("check")
 		g.Await("it has expired", func(s update.Status) error {
@@ -272,7 +274,33 @@ func TestM5WrongClocks(t *testing.T) {
 			}
 			return nil
 		})
+		g.Do("usb")
+		g.Reach(1, update.Trial)
+		s := g.Await("it tells of the attempt", func(s update.Status) error { return nil })
+		if a := s.Attempts[0]; a.Source != update.FromUSB || a.To != "1.1.0" {
+			t.Errorf("%+v", a)
+		}
 	})
+}
+
+// stick returns QEMU's arguments for a USB stick with one partition, which has the bundle.
+func stick(t *testing.T, bundle []byte) []string {
+	t.Helper()
+	dir := t.TempDir()
+	image, file := filepath.Join(dir, "stick.img"), filepath.Join(dir, "cloudlink-qemu-virt-1.1.0.bundle")
+	if err := errors.Join(os.WriteFile(file, bundle, 0o644), os.WriteFile(image, nil, 0o644), os.Truncate(image, 64<<20)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range [][]string{
+		{"sfdisk", "-q", image}, {"mformat", "-F", "-i", image + "@@1M"}, {"mcopy", "-i", image + "@@1M", file, "::/"},
+	} {
+		cmd := exec.Command(c[0], c[1:]...)
+		cmd.Stdin = strings.NewReader("2048,,c\n") // one partition of FAT, for sfdisk
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%q (scripts/setup installs it): %v\n%s", c, err, out)
+		}
+	}
+	return []string{"-device", "qemu-xhci", "-drive", "if=none,id=stick,format=raw,file=" + image, "-device", "usb-storage,drive=stick,removable=on"}
 }
 
 // The medium of the slot gives errors: the update says so, and the system that runs is not touched.
