@@ -435,14 +435,14 @@ func TestPageSaysThatTheGatewayIsLostAndReturns(t *testing.T) {
 	await(t, ctx, lost)
 	g.change(func(g *gateway) { g.m.BootID = "11111111-2222-3333-4444-555555555555" })
 	served.start(p)
-	await(t, ctx, `document.body.innerText.includes("Das Gateway wurde neu gestartet, während diese Seite geöffnet war.")`)
+	await(t, ctx, `document.body.innerText.includes("Das Gateway wurde neu gestartet, während diese Seite geöffnet war. Es läuft dieselbe Version wie zuvor: 1.0.0")`)
 	await(t, ctx, "!("+lost+")")
 
 	served.stop()
 	g.change(func(g *gateway) { g.m.Release.Version = "1.1.0" })
 	served.start(newPortal(t, g))
 	await(t, ctx, `document.body.innerText.includes("läuft jetzt mit Version 1.1.0")`)
-	follow(t, ctx, ".note a")
+	follow(t, ctx, "#gate a")
 	await(t, ctx, `!document.body.innerText.includes("neu gestartet")`)
 }
 

@@ -35,7 +35,7 @@ func TestSoftwarePage(t *testing.T) {
 		},
 		"M4: on its way": {
 			g: downloading(), says: []string{"Systemupdate läuft", "Update von 1.0.0 auf 1.1.0: Herunterladen"},
-			buttons: []string{"cancel"}, nowhere: []string{"install", "check"},
+			buttons: []string{"cancel"}, nowhere: []string{"install", "check", "rollback", "drill", "upload"},
 		},
 		"on trial": {
 			g: proving(), says: []string{"Was die neue Version nachweisen muss", "Dienst „Netzwerk“ läuft", "Port eth0 hat seine Adressen wieder", "no DHCP server has answered", "noch nicht"},
