@@ -14,6 +14,7 @@ import (
 	"cloudlink.local/gateway/internal/boot/bootenv"
 	"cloudlink.local/gateway/internal/condition"
 	"cloudlink.local/gateway/internal/machine"
+	"cloudlink.local/gateway/internal/settings"
 	"cloudlink.local/gateway/internal/testvm"
 	vmupdate "cloudlink.local/gateway/internal/testvm/update"
 	"cloudlink.local/gateway/internal/update"
@@ -60,6 +61,11 @@ func TestM8_PowerCutAtAnyWriteOfAnUpdate(t *testing.T) {
 		if recorder, err = Record(path, dir); err != nil {
 			return "", err
 		}
+		t.Cleanup(func() { // when the machine is off
+			if err := recorder.Close(); err != nil {
+				t.Error(err)
+			}
+		})
 		return recorder.URL(), nil
 	}})
 	c := &campaign{server: repo.URL()}
@@ -67,6 +73,7 @@ func TestM8_PowerCutAtAnyWriteOfAnUpdate(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.Use(c.server, nil)
+	c.told = recorder.Done()
 	settled(g)
 	g.Do("install")
 	g.Reach(1, update.Trial)
@@ -79,9 +86,6 @@ func TestM8_PowerCutAtAnyWriteOfAnUpdate(t *testing.T) {
 	g.PowerButton()
 	g.WaitOff()
 	c.try(t, "from the trial on", recorder, c.until, *points/4)
-	if err := recorder.Close(); err != nil {
-		t.Fatal(err)
-	}
 	c.onlyTheOtherSlot(t)
 }
 
@@ -89,6 +93,7 @@ func TestM8_PowerCutAtAnyWriteOfAnUpdate(t *testing.T) {
 type campaign struct {
 	server string
 	layout *Layout
+	told   int // operations when the settings had been taken
 
 	rec   *Recording
 	until int          // operations that have had their cuts
@@ -133,6 +138,12 @@ func progress(t *testing.T, done *atomic.Int64, of int) {
 	}
 }
 
+// harm is what no power cut may do.
+var harm = []condition.ID{
+	condition.StorageFailing, condition.DataMissing, condition.DataReadOnly, condition.DataReplaced, condition.DataFull,
+	condition.ServiceFailing, condition.BootEnvRepaired, condition.WatchdogReset,
+}
+
 // survives cuts the power at the point.
 func survives(t *testing.T, c *campaign, rec *Recording, p Point, finish bool) {
 	dir, err := os.MkdirTemp("", "point")
@@ -156,18 +167,25 @@ func survives(t *testing.T, c *campaign, rec *Recording, p Point, finish bool) {
 	}
 	g := vmupdate.Boot(t, dir, testvm.Options{})
 	os.RemoveAll(dir) // the machine has its own
-	status := g.Status()
-	if !slices.Contains(slots, bootenv.Slot(status.Slot)) {
-		t.Fatalf("slot %s was started, legal is %v", status.Slot, slots)
+	loaded := g.Expect("CloudLink Gateway: (.*)")[1] // before an update that goes on can restart it
+	if !slices.ContainsFunc(slots, func(s bootenv.Slot) bool { return loaded == "slot "+string(s) }) {
+		t.Fatalf("the loader says %q, legal is %v", loaded, slots)
 	}
+	status := g.Status()
 	if want := map[string]string{"a": before, "b": after}[status.Slot]; status.Release.Version != want {
 		t.Fatalf("slot %s holds %s, want %s", status.Slot, status.Release.Version, want)
 	}
 	if status.Data.State != machine.DataOK {
 		t.Fatalf("the data partition is %s: %s", status.Data.State, status.Data.Detail)
 	}
-	if testvm.HasCondition(status, condition.BootEnvRepaired) {
-		t.Fatal("the boot environment had to be made again")
+	for _, id := range harm {
+		if testvm.HasCondition(status, id) {
+			t.Fatalf("the owner is told of %s: %+v", id, status.Conditions)
+		}
+	}
+	var set settings.Update
+	if g.JSON("/api/v1/update/settings", &set); set.Server != c.server && (set.Server != "" || p.After >= c.told) {
+		t.Fatalf("the settings are lost: %+v", set)
 	}
 	goesOn(t, g)
 	if !finish {
