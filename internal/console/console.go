@@ -10,6 +10,7 @@ import (
 
 	"cloudlink.local/gateway/internal/machine"
 	"cloudlink.local/gateway/internal/network"
+	"cloudlink.local/gateway/internal/update"
 )
 
 // Machine is what the console asks of process 1.
@@ -25,9 +26,14 @@ type Network interface {
 	Status(context.Context) (network.Status, error)
 }
 
+// Update is what the console asks of the update service.
+type Update interface {
+	Status(context.Context) (update.Status, error)
+}
+
 // Run is the service console, on every terminal that the kernel has for consoles.
 func Run(ctx context.Context, ready func(), log *slog.Logger) error {
-	c := &console{machine: machine.NewClient(), network: network.NewClient(), shells: shells, log: log}
+	c := &console{machine: machine.NewClient(), network: network.NewClient(), update: update.NewClient(), shells: shells, log: log}
 	return c.run(ctx, ready, ttys("/sys/class/tty/console/active", "/dev"))
 }
 
@@ -41,6 +47,7 @@ const (
 type console struct {
 	machine Machine
 	network Network
+	update  Update
 	shells  []string
 	log     *slog.Logger
 }
@@ -75,20 +82,25 @@ func (c *console) run(ctx context.Context, ready func(), paths []string) error {
 	}
 }
 
-// look asks both parts at once.
+// look asks all parts at once.
 func (c *console) look(ctx context.Context) View {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	var v View
-	var other sync.WaitGroup
-	other.Go(func() {
+	var others sync.WaitGroup
+	others.Go(func() {
 		if s, err := c.network.Status(ctx); err == nil {
 			v.Network = &s
+		}
+	})
+	others.Go(func() {
+		if s, err := c.update.Status(ctx); err == nil {
+			v.Update = &s
 		}
 	})
 	if s, err := c.machine.Status(ctx); err == nil {
 		v.Machine = &s
 	}
-	other.Wait()
+	others.Wait()
 	return v
 }

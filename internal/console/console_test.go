@@ -20,6 +20,7 @@ import (
 	"cloudlink.local/gateway/internal/machine"
 	"cloudlink.local/gateway/internal/network"
 	"cloudlink.local/gateway/internal/release"
+	"cloudlink.local/gateway/internal/update"
 )
 
 // A fake is a gateway that the test arranges.
@@ -93,6 +94,20 @@ func (f fakeNetwork) Status(ctx context.Context) (network.Status, error) {
 		return network.Status{}, errors.New("no network service")
 	}
 	return *f.view.Network, nil
+}
+
+type fakeUpdate struct{ *fake }
+
+func (f fakeUpdate) Status(ctx context.Context) (update.Status, error) {
+	if err := f.wait(ctx); err != nil {
+		return update.Status{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.view.Update == nil {
+		return update.Status{}, errors.New("no update service")
+	}
+	return *f.view.Update, nil
 }
 
 // A line is the other end of a terminal: what a person sees and types.
@@ -199,7 +214,7 @@ func startWith(t *testing.T, f *fake, shells []string, paths ...string) (stop fu
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	ready := make(chan struct{})
-	c := &console{machine: f, network: fakeNetwork{f}, shells: shells, log: slog.New(slog.DiscardHandler)}
+	c := &console{machine: f, network: fakeNetwork{f}, update: fakeUpdate{f}, shells: shells, log: slog.New(slog.DiscardHandler)}
 	go func() { ended <- c.run(ctx, func() { close(ready) }, paths) }()
 	<-ready
 	stop = sync.OnceFunc(func() {

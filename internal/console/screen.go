@@ -13,12 +13,14 @@ import (
 	"cloudlink.local/gateway/internal/machine"
 	"cloudlink.local/gateway/internal/network"
 	"cloudlink.local/gateway/internal/release"
+	"cloudlink.local/gateway/internal/update"
 )
 
 // A View is what is known of the gateway at a moment.
 type View struct {
 	Machine *machine.Status // nil where process 1 does not answer
 	Network *network.Status // nil where the network service does not answer
+	Update  *update.Status  // nil where the update service does not
 }
 
 const (
@@ -226,7 +228,7 @@ func conditions(v View) []condition.Condition {
 	if v.Machine != nil {
 		own = slices.DeleteFunc(slices.Clone(v.Machine.Conditions), func(c condition.Condition) bool { return !known(c.ID) })
 	}
-	return network.AllConditions(own, v.Network)
+	return update.AllConditions(network.AllConditions(own, v.Network), v.Update, time.Now())
 }
 
 // known says whether there is a text for id: process 1 has the same list, unless it is damaged.

@@ -16,9 +16,10 @@ import (
 	"cloudlink.local/gateway/internal/machine"
 	"cloudlink.local/gateway/internal/network"
 	"cloudlink.local/gateway/internal/release"
+	"cloudlink.local/gateway/internal/update"
 )
 
-var update = flag.Bool("update", false, "write testdata anew")
+var renew = flag.Bool("update", false, "write testdata anew")
 
 // sample is a gateway in good health.
 func sample() View {
@@ -113,7 +114,7 @@ func golden(t *testing.T, name, got string) {
 	t.Helper()
 	fits(t, got)
 	path := filepath.Join("testdata", name+".txt")
-	if *update {
+	if *renew {
 		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -265,4 +266,12 @@ func FuzzScreen(f *testing.F) {
 		}
 		fits(t, entryLine(machine.Entry{Source: name, Text: exit, Level: machine.Level(n)}))
 	})
+}
+
+func TestD6_ConditionsOfUpdatesAreOnTheScreen(t *testing.T) {
+	v := sample()
+	v.Update = &update.Status{State: update.Downloading}
+	if list := conditions(v); len(list) == 0 || list[0].ID != condition.UpdateRunning {
+		t.Errorf("%+v", list)
+	}
 }
