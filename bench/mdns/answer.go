@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"cloudlink.local/gateway/bench/internal/harness"
 	"cloudlink.local/gateway/internal/mdns/conformance"
 	"cloudlink.local/gateway/internal/mdns/mdnstest"
 )
@@ -20,7 +21,7 @@ const (
 // kernel had them at the asking end of a cable. The two are asked in turn. The slowest answer but one
 // is taken of each hundred, and of these the median: a machine that now and then stands still for some
 // milliseconds decides about few of the blocks only.
-func measureAnswer(h *harness, result map[string]any) {
+func measureAnswer(h *harness.T, result map[string]any) {
 	kinds := []mdnstest.Kind{mdnstest.Ours, mdnstest.Avahi}
 	watches, took := map[mdnstest.Kind]*conformance.Stopwatch{}, map[mdnstest.Kind][]time.Duration{}
 	for _, kind := range kinds {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 
+	"cloudlink.local/gateway/bench/internal/harness"
 	"cloudlink.local/gateway/internal/mdns/conformance"
 	"cloudlink.local/gateway/internal/mdns/mdnstest"
 )
@@ -13,7 +14,7 @@ import (
 const together = 24
 
 // measureConformance plays all scenarios to all programs, and lists what each fails.
-func measureConformance(h *harness, result map[string]any) {
+func measureConformance(h *harness.T, result map[string]any) {
 	kinds := []mdnstest.Kind{mdnstest.Ours, mdnstest.Avahi, mdnstest.Resolved}
 	all := conformance.Scenarios
 	verdicts := map[mdnstest.Kind][]error{}
@@ -27,7 +28,7 @@ func measureConformance(h *harness, result map[string]any) {
 			room <- struct{}{}
 			playing.Go(func() {
 				defer func() { <-room }()
-				err := try(func(h *harness) { verdicts[kind][i] = conformance.Run(h, kind, sc) })
+				err := harness.Try(files, func(h *harness.T) { verdicts[kind][i] = conformance.Run(h, kind, sc) })
 				if err != nil {
 					broken.Do(func() { why = fmt.Errorf("%s: %s: %w", kind, sc.Name, err) })
 				}

@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"cloudlink.local/gateway/bench/internal/harness"
 	"cloudlink.local/gateway/internal/mdns/mdnstest"
 	"cloudlink.local/gateway/internal/network"
 	"cloudlink.local/gateway/internal/network/reconcile"
@@ -40,7 +41,7 @@ const atATime = 4
 // for the link, and of a host with avahi-daemon that does. Either has its address from its settings.
 // avahi-daemon is told to heed whether a cable is plugged in: else it takes the link for up from the
 // beginning, and answers without having probed.
-func measureFirstAnswer(h *harness, runs int, result map[string]any) {
+func measureFirstAnswer(h *harness.T, runs int, result map[string]any) {
 	var mu sync.Mutex // guards took and failed
 	took, failed := map[mdnstest.Kind][]time.Duration{}, []error(nil)
 	for i := range runs {
@@ -48,7 +49,7 @@ func measureFirstAnswer(h *harness, runs int, result map[string]any) {
 		for range atATime {
 			for _, kind := range []mdnstest.Kind{mdnstest.Ours, mdnstest.Avahi} {
 				measuring.Go(func() {
-					err := try(func(h *harness) {
+					err := harness.Try(files, func(h *harness.T) {
 						d := firstAnswer(h, kind)
 						mu.Lock()
 						defer mu.Unlock()
@@ -80,7 +81,7 @@ func measureFirstAnswer(h *harness, runs int, result map[string]any) {
 	result["first_answer_seconds"] = map[string]float64{"ours": round(ours), "avahi": round(avahi)}
 }
 
-func firstAnswer(h *harness, kind mdnstest.Kind) time.Duration {
+func firstAnswer(h *harness.T, kind mdnstest.Kind) time.Duration {
 	lan := testnet.Switch(h)
 	asks, answers := testnet.New(h), testnet.New(h)
 	lan.Plug("far0", asks, port)
@@ -154,7 +155,7 @@ func linkUp(p *testnet.Peer) (<-chan time.Time, error) {
 }
 
 // startService starts the gateway's network service, with an address in its settings.
-func startService(h *harness, p *testnet.Peer) {
+func startService(h *harness.T, p *testnet.Peer) {
 	dir := h.TempDir()
 	set := settings.Default()
 	set.Network.WAN.IPv4 = settings.IPv4{Method: settings.Static, Addresses: []netip.Prefix{netip.MustParsePrefix(address)}}

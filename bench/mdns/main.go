@@ -13,16 +13,11 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"cloudlink.local/gateway/bench/internal/harness"
 	"cloudlink.local/gateway/internal/mdns/mdnstest"
 )
-
-// inside marks the process that is in the namespaces already.
-const inside = "BENCH_MDNS_INSIDE"
 
 // A namespace is made on a thread that ends then. Were it the first one, which cannot end, /proc would
 // show this whole program there.
@@ -42,8 +37,8 @@ func main() {
 		err = fmt.Errorf("-only is %q: give first, answer or conformance", *only)
 	case *service != "":
 		err = beService(*service)
-	case os.Getenv(inside) == "":
-		err = again()
+	case !harness.Inside():
+		err = harness.Again()
 	default:
 		err = bench(*runs, *only)
 	}
@@ -56,61 +51,26 @@ func main() {
 	}
 }
 
-// again runs this program in namespaces of its own. It is process 1 there: when it ends, or when this
-// process does, the kernel ends all that it started, and mounts, ports and files go with them.
-func again() error {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID,
-		Pdeathsig:  syscall.SIGKILL, // when this thread ends: with the program
-	}
-	if uid, gid := os.Geteuid(), os.Getegid(); uid != 0 {
-		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: gid, Size: 1}}
-	}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("make namespaces: %w: run it as root, or let everybody make them: "+
-			"sysctl kernel.unprivileged_userns_clone=1 (in a container: --privileged)", err)
-	}
-	return cmd.Wait()
-}
-
 // files is where everything is kept: in memory, gone with the namespaces.
 const files = "/mnt"
 
-// prepare hides this machine from what is measured, and the other way round.
-func prepare() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("keep mounts private: %w", err)
-	}
-	for _, m := range []struct{ kind, dir string }{{"proc", "/proc"}, {"sysfs", "/sys"}, {"tmpfs", files}} {
-		if err := unix.Mount(m.kind, m.dir, m.kind, unix.MS_NOSUID|unix.MS_NODEV, ""); err != nil {
-			return fmt.Errorf("mount %s on %s: %w", m.kind, m.dir, err)
-		}
-	}
-	return nil
-}
-
 func bench(runs int, only string) error {
-	if err := prepare(); err != nil {
+	if err := harness.Hide(map[string]string{"/proc": "proc", "/sys": "sysfs", files: "tmpfs"}); err != nil {
 		return err
 	}
 	result := map[string]any{"bench": "mdns", "runs": runs}
 	for _, m := range []struct {
 		name    string
-		measure func(*harness)
+		measure func(*harness.T)
 	}{
-		{"first", func(h *harness) { measureFirstAnswer(h, runs, result) }},
-		{"answer", func(h *harness) { measureAnswer(h, result) }},
-		{"conformance", func(h *harness) { measureConformance(h, result) }},
+		{"first", func(h *harness.T) { measureFirstAnswer(h, runs, result) }},
+		{"answer", func(h *harness.T) { measureAnswer(h, result) }},
+		{"conformance", func(h *harness.T) { measureConformance(h, result) }},
 	} {
 		if only != "" && only != m.name {
 			continue
 		}
-		if err := try(m.measure); err != nil {
+		if err := harness.Try(files, m.measure); err != nil {
 			return err
 		}
 	}

@@ -12,13 +12,9 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"syscall"
 
-	"golang.org/x/sys/unix"
+	"cloudlink.local/gateway/bench/internal/harness"
 )
-
-// inside marks the process that is in the namespaces already.
-const inside = "BENCH_NETWORK_INSIDE"
 
 var verbose = flag.Bool("v", false, "show what the clients print")
 
@@ -36,8 +32,8 @@ func main() {
 		err = fmt.Errorf("-runs is %d: give 1 to 100", *runs)
 	case *service != "":
 		err = beService(*service)
-	case os.Getenv(inside) == "":
-		err = again()
+	case !harness.Inside():
+		err = harness.Again()
 	default:
 		err = bench(*runs)
 	}
@@ -50,51 +46,11 @@ func main() {
 	}
 }
 
-// again runs this program in namespaces of its own. It is process 1 there: when it ends, or when this
-// process does, the kernel ends all that it started, and mounts, ports and files go with them.
-func again() error {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID,
-		Pdeathsig:  syscall.SIGKILL, // when this thread ends: with the program
-	}
-	if uid, gid := os.Geteuid(), os.Getegid(); uid != 0 {
-		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: gid, Size: 1}}
-	}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("make namespaces: %w: run it as root, or let everybody make them: "+
-			"sysctl kernel.unprivileged_userns_clone=1 (in a container: --privileged)", err)
-	}
-	return cmd.Wait()
-}
-
 // files is where everything is kept: in memory, gone with the namespaces.
 const files = "/run"
 
-// prepare hides this machine from what is measured, and the other way round.
-func prepare() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("keep mounts private: %w", err)
-	}
-	for _, m := range []struct{ kind, dir string }{
-		{"proc", "/proc"},
-		{"sysfs", "/sys"},
-		{"tmpfs", files},
-		{"tmpfs", dhcpcdDir},
-	} {
-		if err := unix.Mount(m.kind, m.dir, m.kind, unix.MS_NOSUID|unix.MS_NODEV, ""); err != nil {
-			return fmt.Errorf("mount %s on %s: %w (no such folder: run scripts/setup test)", m.kind, m.dir, err)
-		}
-	}
-	return nil
-}
-
 func bench(runs int) error {
-	if err := prepare(); err != nil {
+	if err := harness.Hide(map[string]string{"/proc": "proc", "/sys": "sysfs", files: "tmpfs", dhcpcdDir: "tmpfs"}); err != nil {
 		return err
 	}
 	result := map[string]any{"bench": "network", "runs": runs}
