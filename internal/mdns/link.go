@@ -15,7 +15,7 @@ import (
 
 // Times and counts of RFC 6762: §8.1 probing, §8.3 announcing, §8.4 updating.
 const (
-	probeDelay    = 250 * time.Millisecond // at most, before the first
+	probeDelay    = 125 * time.Millisecond // at most, before the first: §8.1 allows twice that, and who has just plugged us in waits
 	probeInterval = 250 * time.Millisecond
 	probeCount    = 3
 	tieWait       = time.Second

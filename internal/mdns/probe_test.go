@@ -12,14 +12,17 @@ import (
 	"cloudlink.local/gateway/internal/mdns/wire"
 )
 
-const ms = time.Millisecond
+const (
+	ms    = time.Millisecond
+	first = probeDelay / 2 // the bench draws the middle
+)
 
 func TestRFC6762_8_1_ThreeProbesOfAllNamesInOnePacket(t *testing.T) {
 	b := newBench(t)
 	b.wishes(ourWish(), ourPrefix)
 	b.run(800 * ms)
 	probes := b.take()
-	if got, want := times(probes, 0), []time.Duration{125 * ms, 375 * ms, 625 * ms}; !slices.Equal(got, want) {
+	if got, want := times(probes, 0), []time.Duration{first, first + 250*ms, first + 500*ms}; !slices.Equal(got, want) {
 		t.Fatalf("probes at %v, want %v", got, want)
 	}
 	// Byte for byte: id 0, flags 0, QU, ANY; all records proposed, none with the cache-flush bit.
@@ -42,10 +45,10 @@ func TestRFC6762_8_1_ThreeProbesOfAllNamesInOnePacket(t *testing.T) {
 }
 
 func TestRFC6762_8_1_FirstProbeAfterARandomDelay(t *testing.T) {
-	for _, delay := range []time.Duration{0, 17 * ms, 250 * ms} {
+	for _, delay := range []time.Duration{0, 17 * ms, probeDelay} {
 		b := newBench(t)
 		b.random = func(below time.Duration) time.Duration {
-			if below != 250*ms {
+			if below != probeDelay {
 				t.Errorf("random below %v", below)
 			}
 			return delay
@@ -61,7 +64,7 @@ func TestRFC6762_8_1_FirstProbeAfterARandomDelay(t *testing.T) {
 func TestRFC6762_8_1_NoAnswersWhileProbing(t *testing.T) {
 	b := newBench(t)
 	b.wishes(ourWish(), ourPrefix)
-	b.run(800 * ms)
+	b.run(first + 650*ms)
 	b.take()
 	b.ask(asker, q(shortName, wire.A))
 	b.ask(asker, q(httpType, wire.PTR))
@@ -72,11 +75,11 @@ func TestRFC6762_8_1_NoAnswersWhileProbing(t *testing.T) {
 func TestRFC6762_8_3_AnnouncesTwiceOneSecondApart(t *testing.T) {
 	b := newBench(t)
 	b.wishes(ourWish(), ourPrefix)
-	b.run(800 * ms)
+	b.run(first + 700*ms)
 	b.take()
 	b.run(time.Hour)
 	out := b.take()
-	if got, want := times(out, 0), []time.Duration{875 * ms, 1875 * ms}; !slices.Equal(got, want) {
+	if got, want := times(out, 0), []time.Duration{first + 750*ms, first + 1750*ms}; !slices.Equal(got, want) {
 		t.Fatalf("announced at %v, want %v", got, want)
 	}
 	want := unhex(t, `0000 8400 0000 0007 0000 0000
@@ -190,7 +193,7 @@ func TestRFC6762_8_1_DeniedWhileProbing(t *testing.T) {
 		"without a flush bit":   {Name: shortName, Type: wire.A, Class: wire.IN, TTL: 1, Data: "\x0a\x00\x00\x01"},
 		"a type nobody expects": {Name: shortName, Type: 13, Class: wire.IN, TTL: 1, Data: "?"},
 	} {
-		for _, wait := range []time.Duration{10 * ms, 300 * ms, 870 * ms} { // from the initial delay on
+		for _, wait := range []time.Duration{10 * ms, 300 * ms, 800 * ms} { // from the initial delay on
 			b := newBench(t)
 			b.wishes(ourWish(), ourPrefix)
 			b.run(wait)
@@ -391,7 +394,7 @@ func TestRFC6762_9_LaterConflict(t *testing.T) {
 	at := b.after()
 	b.run(10 * time.Second)
 	out := b.take()
-	if got, want := times(out, at), []time.Duration{125 * ms, 375 * ms, 625 * ms, 875 * ms, 1875 * ms}; !slices.Equal(got, want) {
+	if got, want := times(out, at), []time.Duration{first, first + 250*ms, first + 500*ms, first + 750*ms, first + 1750*ms}; !slices.Equal(got, want) {
 		t.Fatalf("sent at %v, want %v: %v", got, want, out)
 	}
 	if s := b.state("cloudlink.local"); s.State != Announced || s.Rival != nil {
