@@ -7,7 +7,7 @@ import (
 )
 
 // parallel machines mostly wait for trials to prove themselves.
-const parallel = "4"
+const parallel = "5"
 
 func TestMain(m *testing.M) {
 	flag.Parse()

@@ -157,7 +157,7 @@ func TestM5WhatCanBeWrong(t *testing.T) {
 		g.Idle()
 		b := repo.Bundle("1.1.0")
 		g.Upload(b[:len(b)/2])
-		failed(t, "truncated")
+		failed(t, update.WrongFile) // its list is whole, and what it promises is not
 		g.Idle()
 		b[len(b)-5000] ^= 1
 		g.Upload(b)
