@@ -166,7 +166,7 @@ func survives(t *testing.T, c *campaign, rec *Recording, p Point, finish bool) {
 		t.Fatal(err)
 	}
 	g := vmupdate.Boot(t, dir, testvm.Options{})
-	os.RemoveAll(dir) // the machine has its own
+	os.RemoveAll(dir)                                // the machine has its own
 	loaded := g.Expect("CloudLink Gateway: (.*)")[1] // before an update that goes on can restart it
 	if !slices.ContainsFunc(slots, func(s bootenv.Slot) bool { return loaded == "slot "+string(s) }) {
 		t.Fatalf("the loader says %q, legal is %v", loaded, slots)
