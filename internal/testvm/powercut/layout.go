@@ -98,7 +98,10 @@ func (l *Layout) findEnv(disk io.ReaderAt) error {
 	return nil
 }
 
-// Class says what an operation changes: a partition, and of it the file system's tables or the files; on
+// backupTable is how many sectors the copy of the partition table at the disk's end has.
+const backupTable = 33
+
+// Class says what an operation changes: a partition, and of a slot the file system's tables or the files; on
 // the ESP also the loader's environment.
 func (l *Layout) Class(op nbd.Op) string {
 	if op.Kind == nbd.Flush {
@@ -110,10 +113,16 @@ func (l *Layout) Class(op nbd.Op) string {
 		}
 	}
 	for _, p := range l.table.Partitions {
-		if op.Offset < int64(p.First)*Sector || op.Offset > int64(p.Last)*Sector {
+		last := int64(p.Last)
+		if p.Name == boot.Data {
+			last = int64(l.table.Sectors) - backupTable - 1 // it grows
+		}
+		if op.Offset < int64(p.First)*Sector || op.Offset > last*Sector {
 			continue
 		}
 		switch first, fat := l.files[p.Name]; {
+		case p.Name == boot.ESP: // the loader itself is never written, only tables and directories
+			return p.Name
 		case fat && op.Offset < first:
 			return p.Name + " tables"
 		case fat:
