@@ -12,7 +12,7 @@ SUDO = $(shell [ "$$(id -u)" = 0 ] || command -v sudo) # only root writes to dis
 RUN = $(FIRMWARE) run -board '$(BOARD)' -port '$(PORT)'
 FLASH = $(SUDO) $(FIRMWARE) flash -board '$(BOARD)' -dev '$(DEV)'
 
-.PHONY: help run image test check unit vmtest fuzz flash kernel powercut bench-boot bench-size bench-network bench-mdns clean FORCE
+.PHONY: help run image test check unit vmtest fuzz flash kernel powercut bench-boot bench-size bench-network bench-mdns bench-update clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -79,6 +79,10 @@ bench-network: ## link-up to address beside dhcpcd and udhcpc; CPU time while ca
 bench-mdns: ## mDNS answers beside avahi-daemon's; the RFCs' scenarios, systemd-resolved too (RUNS=…)
 	@scripts/setup test
 	@go run ./bench/mdns -runs $(RUNS)
+
+bench-update: ## an update beside a plain copy; memory, delta, downtime, power cuts survived (RUNS=…, POINTS=…)
+	@scripts/setup test
+	@go run ./bench/update -runs $(RUNS) $(if $(filter-out 0,$(POINTS)),-points '$(POINTS)')
 
 clean: ## remove build/ but the keys made in it
 	@if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name keys -exec rm -rf {} +; fi
