@@ -157,11 +157,19 @@ func eval[T any](t *testing.T, ctx context.Context, js string) T {
 // await waits until js holds in the page.
 func await(t *testing.T, ctx context.Context, js string) {
 	t.Helper()
-	err := chromedp.Do(ctx, chromedp.Poll[chromedp.Void](js, chromedp.WithPollingInterval(50*time.Millisecond), chromedp.WithPollingTimeout(browserTime)))
+	var err error
+	for again := true; again; again = err != nil && ctx.Err() == nil && left(err) {
+		err = chromedp.Do(ctx, chromedp.Poll[chromedp.Void](js, chromedp.WithPollingInterval(50*time.Millisecond), chromedp.WithPollingTimeout(browserTime)))
+	}
 	if err != nil {
 		text, _ := chromedp.Run(ctx, chromedp.Evaluate[string]("document.body.innerText"))
 		t.Fatalf("await %s: %v; the page says:\n%s", js, err, text)
 	}
+}
+
+// left says whether the browser has left the page that was looked at: the next one is to be looked at.
+func left(err error) bool {
+	return strings.Contains(err.Error(), "Cannot find context with specified id") || strings.Contains(err.Error(), "Inspected target navigated or closed")
 }
 
 // follow clicks a link and waits for the page that it leads to.
@@ -276,7 +284,6 @@ func TestPagesInTheBrowser(t *testing.T) {
 		"offered":     run(t, newPortal(t, offered())),
 		"downloading": run(t, newPortal(t, downloading())),
 		"proving":     run(t, newPortal(t, proving())),
-		"broken":      run(t, newPortal(t, updateFailedThere())),
 		"returned":    run(t, newPortal(t, returned())),
 	}
 	pages := []struct{ name, gateway, path string }{
@@ -291,15 +298,12 @@ func TestPagesInTheBrowser(t *testing.T) {
 		{"find", "sited", "/find"},
 		{"find-contested", "contested", "/find?done=saved"},
 		{"find-silent", "silent", "/find"},
-		{"update", "works", "/update"},
 		{"update-offered", "offered", "/update?done=saved"},
 		{"update-downloading", "downloading", "/update"},
 		{"update-proving", "proving", "/update"},
-		{"update-broken", "broken", "/update"},
 		{"update-returned", "returned", "/update"},
 		{"update-silent", "silent", "/update"},
 		{"update-help", "downloading", "/update/help"},
-		{"overview-downloading", "downloading", "/"},
 		{"overview-returned", "returned", "/"},
 		{"log", "works", "/log"},
 		{"log-debug", "faulty", "/log?level=debug"},
