@@ -19,7 +19,7 @@ const maxSticks = 4
 // stickKinds are the file systems that a stick may have, with the options of mounting: the update service
 // may read all, and nothing is written, not even a journal replayed.
 func stickKinds(user int) map[string]string {
-	fat := fmt.Sprintf("uid=%d,gid=%[1]d,umask=0377", user)
+	fat := fmt.Sprintf("uid=%d,gid=%[1]d,umask=0277", user)
 	return map[string]string{"vfat": fat, "exfat": fat, "ext4": "noload"}
 }
 
