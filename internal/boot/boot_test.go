@@ -630,3 +630,30 @@ func TestAStepThatHangsIsLeftBehind(t *testing.T) {
 		}
 	})
 }
+
+// A child that process 1 is just starting holds copies of its open files.
+func TestUnmountWaitsForAChildThatIsBeingStarted(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(dir, "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if err := unix.Unmount(dir, 0); !errors.Is(err, unix.EBUSY) {
+		t.Fatalf("with a file open: %v", err)
+	}
+	time.AfterFunc(100*time.Millisecond, func() { unix.Close(child) })
+	if err := Unmount(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := Unmount(dir); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("what is not mounted: %v", err)
+	}
+}

@@ -32,7 +32,11 @@ func CheckLoader(device, dir string, booted bootenv.Slot) (l Loader, err error) 
 	if err := unix.Mount(device, dir, "vfat", noExec|unix.MS_RDONLY, options); err != nil {
 		return l, fmt.Errorf("mount esp: %w", err)
 	}
-	defer unix.Unmount(dir, 0)
+	defer func() {
+		if e := Unmount(dir); err == nil && e != nil {
+			err = fmt.Errorf("unmount esp: %w", e) // whoever writes it next could not mount it
+		}
+	}()
 	writable := func() error { return unix.Mount(device, dir, "vfat", noExec|unix.MS_REMOUNT, options) }
 	return checkEnv(dir, booted, writable)
 }

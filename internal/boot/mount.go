@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -116,4 +117,18 @@ func Harden(root string) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// unmountLimit is far more than it takes to start a program.
+const unmountLimit = 3 * time.Second
+
+// Unmount unmounts what is at dir. A child that is just being started has copies of all files that process 1
+// had open at that moment, until its own program runs; as long as that, a file system is busy of which
+// process 1 itself has closed everything.
+func Unmount(dir string) error {
+	for deadline := time.Now().Add(unmountLimit); ; time.Sleep(time.Millisecond) {
+		if err := unix.Unmount(dir, 0); !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return err
+		}
+	}
 }

@@ -308,7 +308,7 @@ func (k *Keeper) close() error {
 			return fmt.Errorf("write %s to the medium: %w", k.label(), err)
 		}
 	}
-	if err := unix.Unmount(k.dir, 0); err != nil {
+	if err := boot.Unmount(k.dir); err != nil {
 		return fmt.Errorf("unmount %s: %w", k.label(), err)
 	}
 	k.access = machine.SlotClosed
@@ -343,7 +343,7 @@ func (k *Keeper) onESP(flags uintptr, do func() error) (err error) {
 		return fmt.Errorf("mount esp: %w", err)
 	}
 	defer func() {
-		if e := unix.Unmount(k.esp, 0); err == nil && e != nil {
+		if e := boot.Unmount(k.esp); err == nil && e != nil {
 			err = fmt.Errorf("unmount esp: %w", e)
 		}
 		if err == nil && flags&unix.MS_RDONLY == 0 {
