@@ -57,7 +57,8 @@ type gate struct {
 // newGate compares what a page was made from with what is now. ok is false where nobody can say yet.
 func newGate(then origin, now glance) (g gate, ok bool) {
 	g = gate{origin: then, Version: now.machine.Release.Version, Slot: now.machine.Slot}
-	if now.noMachine {
+	working := !now.updateSilent && now.update.State.Working()
+	if now.noMachine && !working {
 		return g, false
 	}
 	restarted := then.Boot != "" && then.Boot != now.machine.BootID
@@ -72,7 +73,7 @@ func newGate(then origin, now glance) (g gate, ok bool) {
 		g.Attempt = now.update.Attempts[0]
 	}
 	switch {
-	case now.update.State.Working():
+	case working:
 		g.Kind, g.Progress = gateWorking, now.update.Progress
 	case g.Attempt.ID > then.Seen:
 		g.Kind = g.outcome()

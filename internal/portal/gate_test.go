@@ -121,6 +121,7 @@ func TestM5_GateComparesBeforeItSpeaks(t *testing.T) {
 		"restarted with another version":              {[]change{reboot("a", "1.1.0")}, gateOther, false},
 		"restarted from the other slot":               {[]change{reboot("b", "1.0.0")}, gateOther, false},
 		"process 1 does not answer":                   {[]change{reboot("b", "1.1.0"), down(PartMachine)}, gateShut, true},
+		"M4: an update, process 1 does not answer":    {[]change{attempt("update", "1.1.0", update.Downloading, ""), down(PartMachine)}, gateWorking, false},
 		"updates do not answer, nothing has happened": {[]change{down(PartUpdate)}, gateShut, true},
 		"updates do not answer yet":                   {[]change{reboot("b", "1.1.0"), uptime(5), down(PartUpdate)}, gateShut, true},
 		"updates do not answer at all":                {[]change{reboot("b", "1.1.0"), down(PartUpdate)}, gateOther, false},

@@ -186,10 +186,21 @@ func (p *Portal) view(r *http.Request, name string) view {
 	q := r.URL.Query()
 	q.Del(langParam)
 	v := view{Lang: chooseLang(r), Path: r.URL.Path, Query: q.Encode(), Name: name, Release: p.release}
-	now := p.glance(r.Context())
+	now := p.peek(r.Context())
 	v.Banner = bannerOf(r, v.Lang, now.network.Change)
 	v.Gate, _ = newGate(originOf(now, name), now)
 	return v
+}
+
+// peek is glance for a page that has other matters, such as an error: it comes about whatever happens here.
+func (p *Portal) peek(ctx context.Context) (now glance) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			p.log.Error("ask the parts", "cause", fmt.Sprint(cause), "stack", string(debug.Stack()))
+			now = glance{noMachine: true, updateSilent: true}
+		}
+	}()
+	return p.glance(ctx)
 }
 
 // fail answers with an error page, or a program with a problem.
