@@ -28,6 +28,7 @@ func (p *Portal) updatePages(page func(pattern string, h http.HandlerFunc, param
 	page("GET "+gatePath, p.serveGate, param{name: "boot"}, param{name: "slot"}, param{name: "version"}, param{name: "seen"}, param{name: "page"})
 	page("POST "+softwarePath+"/check", p.orderForm(p.update.CheckNow, false, busy, ""))
 	page("POST "+softwarePath+"/install", p.orderForm(p.update.Install, false, busy, ""))
+	page("POST "+softwarePath+"/usb", p.orderForm(p.update.USB, true, busy, ""))
 	page("POST "+softwarePath+"/cancel", p.orderForm(p.update.Cancel, false, notUnderWay, "?done=cancelling"))
 	page("POST "+softwarePath+"/rollback", p.orderForm(p.update.Rollback, true, busy, ""))
 	page("POST "+softwarePath+"/drill", p.orderForm(p.update.Drill, true, busy, ""))
@@ -137,7 +138,9 @@ func (s softwareNow) Offer() *update.Available {
 }
 
 // Idle says whether something can be begun.
-func (s softwareNow) Idle() bool { return !s.State.State.Working() && !s.State.Checking }
+func (s softwareNow) Idle() bool {
+	return !s.State.State.Working() && !s.State.Checking && !s.State.Busy
+}
 
 // Cancellable says whether what is on its way can still be ended.
 func (s softwareNow) Cancellable() bool {

@@ -113,9 +113,9 @@ func TestUpdateButtons(t *testing.T) {
 		t.Helper()
 		return submit(t, p, "/update/"+name, values, "", "Accept-Language", "de")
 	}
-	for _, name := range []string{"check", "install", "cancel", "rollback", "drill"} {
+	for _, name := range []string{"check", "install", "cancel", "usb", "rollback", "drill"} {
 		sure := url.Values{}
-		if name == "rollback" || name == "drill" {
+		if name == "usb" || name == "rollback" || name == "drill" {
 			if resp, body := press(name, sure); resp.StatusCode != http.StatusBadRequest {
 				t.Errorf("%s, not confirmed: %s %s", name, resp.Status, body)
 			}
@@ -126,7 +126,7 @@ func TestUpdateButtons(t *testing.T) {
 			t.Errorf("%s: %s to %q: %s", name, resp.Status, resp.Header.Get("Location"), body)
 		}
 	}
-	if want := []string{"check", "install", "cancel", "rollback", "drill"}; len(g.up.orders) != len(want) || !slices.EqualFunc(g.up.orders, want, strings.HasPrefix) {
+	if want := []string{"check", "install", "cancel", "usb", "rollback", "drill"}; len(g.up.orders) != len(want) || !slices.EqualFunc(g.up.orders, want, strings.HasPrefix) {
 		t.Errorf("ordered %q", g.up.orders)
 	}
 	g.change(func(g *gateway) { g.up.refuse = &update.Refusal{Text: "an update is on its way already"} })

@@ -279,7 +279,7 @@ const (
 
 // upload hands a bundle on to the update service, as it comes in.
 func (p *Portal) upload(w http.ResponseWriter, r *http.Request, body io.Reader) (update.Status, error) {
-	if s, err := p.updateStatus(r.Context()); err == nil && (s.State.Working() || s.Checking) {
+	if s, err := p.updateStatus(r.Context()); err == nil && (s.State.Working() || s.Checking || s.Busy) {
 		return s, &update.Refusal{Text: busy} // before the whole bundle is on its way
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), uploadTime)

@@ -139,7 +139,7 @@ func TestOnlyOwnPagesAndProgramsUpdate(t *testing.T) {
 	g := sample()
 	p := newPortal(t, g)
 	for _, c := range []struct{ method, path, kind, body string }{
-		{"POST", updateCheckPath, "application/json", ""}, {"POST", updateInstallPath, "application/json", ""},
+		{"POST", updateCheckPath, "application/json", ""}, {"POST", updateInstallPath, "application/json", ""}, {"POST", updateUSBPath, "application/json", ""},
 		{"POST", updateRollbackPath, "application/json", ""}, {"POST", updateDrillPath, "application/json", ""},
 		{"POST", updateCancelPath, "application/json", ""}, {"POST", updateUploadPath, "application/octet-stream", "x"},
 		{"PUT", updateSettingsPath, "application/json", "{}"},
