@@ -118,12 +118,14 @@ const (
 network:x:101:101:network service:/data/network:/bin/false
 portal:x:102:102:portal service:/data/portal:/bin/false
 console:x:103:103:console service:/data/console:/bin/false
+update:x:104:104:update service:/data/update:/bin/false
 `
 	group = `root:x:0:
-cloudlink:x:100:network,portal,console
+cloudlink:x:100:network,portal,console,update
 network:x:101:
 portal:x:102:
 console:x:103:
+update:x:104:
 `
 	hosts = "127.0.0.1 localhost\n::1 localhost\n"
 )

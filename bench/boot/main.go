@@ -104,7 +104,7 @@ func bench(runs int, firmware qemu.Firmware) error {
 func round(x float64) float64 { return float64(int(x*1000+0.5)) / 1000 }
 
 // start boots a fresh copy of the image and measures until arrived returns.
-func start(dir, image string, firmware qemu.Firmware, arrived func(ctx context.Context, m *qemu.Machine, leased <-chan error, port int, s *sample) error) (sample, error) {
+func start(dir, image string, firmware qemu.Firmware, arrived func(ctx context.Context, m *qemu.Machine, g guest, port int, s *sample) error) (sample, error) {
 	disk := filepath.Join(dir, "disk.img")
 	if err := qemu.CopyDisk(disk, image, 0); err != nil {
 		return sample{}, err
@@ -119,13 +119,17 @@ func start(dir, image string, firmware qemu.Firmware, arrived func(ctx context.C
 	if err != nil {
 		return sample{}, err
 	}
-	leased := make(chan error, 1)
+	leased, taken := make(chan error, 1), make(chan struct{})
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer packets.Close()
 	watching.Go(func() {
-		leased <- awaitLease(packets)
-		io.Copy(io.Discard, packets) // QEMU is not held up; ends when packets is closed
+		in := bufio.NewReader(packets)
+		leased <- awaitLease(in)
+		if awaitPort(in) == nil {
+			close(taken)
+		}
+		io.Copy(io.Discard, in) // QEMU is not held up; ends when packets is closed
 	})
 	m, err := qemu.Start(ctx, qemu.Config{
 		Firmware: firmware, Disk: disk, Dir: dir, NICs: []qemu.NIC{{Forward: port}},
@@ -136,7 +140,7 @@ func start(dir, image string, firmware qemu.Firmware, arrived func(ctx context.C
 	}
 	defer m.Kill()
 	var s sample
-	err = arrived(ctx, m, leased, port, &s)
+	err = arrived(ctx, m, guest{leased, taken}, port, &s)
 	return s, err
 }
 
@@ -153,27 +157,30 @@ func fifo(dir string) (*os.File, string, error) {
 	return f, path, err
 }
 
+// A guest is what its packets tell of it.
+type guest struct {
+	leased <-chan error    // it uses its address now, or will never
+	taken  <-chan struct{} // closed when it has taken a connection to its page
+}
+
+const toUDP = 14 + 20 // Ethernet, IPv4 without options
+
 // awaitLease reads packets, in the format of libpcap, until the guest uses the address that a DHCP
 // server has leased it: it tells its neighbours so, once it knows that nobody else has it. What QEMU
 // sends before is lost, and sent again only after seconds.
-func awaitLease(packets io.Reader) error {
+func awaitLease(in *bufio.Reader) error {
 	const (
-		fileHeader, frameHeader = 24, 16
-		toDHCP                  = 14 + 20 + 8 // Ethernet, IPv4 without options, UDP
-		arpSender               = 14 + 14
+		fileHeader = 24
+		toDHCP     = toUDP + 8
+		arpSender  = 14 + 14
 	)
-	in := bufio.NewReader(packets)
 	if _, err := in.Discard(fileHeader); err != nil {
 		return err
 	}
-	var head [frameHeader]byte
 	var leased net.IP
 	for {
-		if _, err := io.ReadFull(in, head[:]); err != nil {
-			return err
-		}
-		frame := make([]byte, binary.NativeEndian.Uint32(head[8:]))
-		if _, err := io.ReadFull(in, frame); err != nil {
+		frame, err := readFrame(in)
+		if err != nil {
 			return err
 		}
 		if len(frame) < toDHCP {
@@ -189,11 +196,37 @@ func awaitLease(packets io.Reader) error {
 	}
 }
 
+// awaitPort reads packets until the guest has taken a connection to its page.
+func awaitPort(in *bufio.Reader) error {
+	const tcp, protocol, flags, synAck = 6, 14 + 9, toUDP + 13, 0x12
+	for {
+		frame, err := readFrame(in)
+		if err != nil {
+			return err
+		}
+		ipv4 := len(frame) > flags && frame[12] == 0x08 && frame[13] == 0x00
+		if ipv4 && frame[protocol] == tcp && binary.BigEndian.Uint16(frame[toUDP:]) == 80 && frame[flags] == synAck {
+			return nil
+		}
+	}
+}
+
+// readFrame returns the next packet.
+func readFrame(in *bufio.Reader) ([]byte, error) {
+	var head [16]byte
+	if _, err := io.ReadFull(in, head[:]); err != nil {
+		return nil, err
+	}
+	frame := make([]byte, binary.NativeEndian.Uint32(head[8:]))
+	_, err := io.ReadFull(in, frame)
+	return frame, err
+}
+
 // page waits for the portal's first page; the parts are what the gateway says of its own clock.
-func page(ctx context.Context, m *qemu.Machine, leased <-chan error, port int, s *sample) error {
+func page(ctx context.Context, m *qemu.Machine, g guest, port int, s *sample) error {
 	go io.Copy(io.Discard, m.Console) // ends with QEMU
 	url := fmt.Sprintf("http://127.0.0.1:%d", port)
-	if err := firstAnswer(ctx, m, leased, url+"/"); err != nil {
+	if err := firstAnswer(ctx, m, g, url+"/"); err != nil {
 		return err
 	}
 	s.total = time.Since(m.Started).Seconds()
@@ -215,11 +248,11 @@ func page(ctx context.Context, m *qemu.Machine, leased <-chan error, port int, s
 
 // firstAnswer returns when the page has been delivered once. Nothing is asked before the guest has its
 // address: QEMU's user-mode network goes on asking for it on behalf of each attempt, on the cores that
-// boot the guest. From then on it asks every 50 ms, however long the others take: a first answer may
-// be slow, and an attempt that comes a moment too early is repeated by nobody.
-func firstAnswer(ctx context.Context, m *qemu.Machine, leased <-chan error, url string) error {
+// boot the guest. From then on it asks every 50 ms, since an attempt that comes a moment too early is
+// repeated by nobody, until the guest has taken a connection: it answers one browser, not many.
+func firstAnswer(ctx context.Context, m *qemu.Machine, g guest, url string) error {
 	select {
-	case err := <-leased:
+	case err := <-g.leased:
 		if err != nil {
 			return fmt.Errorf("watch for the lease: %w", err)
 		}
@@ -253,9 +286,13 @@ func firstAnswer(ctx context.Context, m *qemu.Machine, leased <-chan error, url 
 	}
 	again := time.NewTicker(50 * time.Millisecond)
 	defer again.Stop()
-	for {
-		asking.Go(ask)
+	for taken := g.taken; ; {
+		if taken != nil {
+			asking.Go(ask)
+		}
 		select {
+		case <-taken:
+			taken = nil
 		case <-answered:
 			return nil
 		case <-ctx.Done():
@@ -267,7 +304,7 @@ func firstAnswer(ctx context.Context, m *qemu.Machine, leased <-chan error, url 
 	}
 }
 
-func nothingUp(_ context.Context, m *qemu.Machine, _ <-chan error, _ int, s *sample) error {
+func nothingUp(_ context.Context, m *qemu.Machine, _ guest, _ int, s *sample) error {
 	lines := bufio.NewScanner(m.Console)
 	for lines.Scan() {
 		if strings.Contains(lines.Text(), "nothing: process 1 is up") {

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"cloudlink.local/gateway/bench/internal/harness"
+	"cloudlink.local/gateway/initramfs"
 	"cloudlink.local/gateway/internal/portal"
 	"cloudlink.local/gateway/internal/testvm"
 	vm "cloudlink.local/gateway/internal/testvm/update"
@@ -118,7 +119,7 @@ func changed(t *harness.T) string {
 	if err := errors.Join(os.WriteFile(overlay, list, 0o644), os.MkdirAll(filepath.Dir(out), 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("go", "build", "-overlay", overlay, "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", out, "./cmd/init")
+	cmd := exec.Command("go", append(append([]string{"build", "-overlay", overlay}, initramfs.InitFlags()...), "-o", out, "./cmd/init")...)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm64")
 	if text, err := cmd.CombinedOutput(); err != nil {

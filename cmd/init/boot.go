@@ -86,6 +86,14 @@ func awaitAddress(ctx context.Context, limit time.Duration) {
 	}
 }
 
+// pause waits, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
 // later does what can wait until the services run.
 func later(ctx context.Context, st *state, disk *boot.Disk, tail *logring.Tail, words boot.LastWords, log *slog.Logger) {
 	check := func(err error) {

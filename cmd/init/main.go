@@ -113,9 +113,10 @@ func run() boot.Ending {
 	serial, fresh := st.findSerial()
 	check(unix.Sethostname([]byte(network.UniqueName(serial))))
 	sup.Start("network") // it finds its settings and leases
-	sup.Start("portal")
-	sup.Settle(ctx, 3*time.Second)
-	awaitAddress(ctx, time.Second) // what follows would only slow the two down
+	sup.Settle(ctx, 2*time.Second)
+	sup.Start("portal") // while network waits for an address
+	awaitAddress(ctx, 2*time.Second)
+	pause(ctx, time.Second) // the owner may be waiting: what follows would slow the first page down
 	sup.Start("console")
 	sup.Start("update")
 	booted.Store(true)

@@ -43,6 +43,7 @@ type link struct {
 	before      []netip.Prefix // the kernel's networks of IPv6 when the cable was out
 	flooded     bool           // routers have said so much that the kernel is to forget some
 	kept        bool           // the link has not been down since the leases
+	unsaved     bool           // what is remembered is not on the medium yet
 	since       time.Time      // when it has had a carrier and no lease from; zero: not now
 
 	wants wants

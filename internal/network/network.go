@@ -384,6 +384,12 @@ func (s *service) converge(ctx context.Context) {
 	s.announce(state, append(slices.Clone(plans), former...))
 	s.tellNames(s.names())
 	s.publish(state, ports, plans, specs, number)
+	for _, l := range s.links { // a medium takes its time: the address is in use by now
+		if l.unsaved {
+			l.unsaved = false
+			s.save(l)
+		}
+	}
 	s.wishTime(plans)
 }
 

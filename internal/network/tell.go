@@ -49,8 +49,7 @@ func (s *service) leased(l *link, lease *dhcp4.Lease) {
 		s.log.Debug(fmt.Sprintf("DHCP server %v extended the lease of %v", lease.Server, lease.Prefix), "port", l.name)
 	}
 	if lease != nil {
-		l.remembered = lease
-		s.save(l)
+		l.remembered, l.unsaved = lease, true
 	}
 	if l.local != nil {
 		l.local.Need(lease == nil)
@@ -82,8 +81,7 @@ func (s *service) leased6(l *link, lease *ipv6.Lease) {
 		s.diary.Add(diary.LeaseLost, "port", l.name, "address", was, "server", server(old))
 	}
 	if lease != nil && lease.Addr.IsValid() {
-		l.remembered6 = lease
-		s.save(l)
+		l.remembered6, l.unsaved = lease, true
 	}
 }
 
@@ -153,7 +151,7 @@ func (s *service) localChanged(l *link, addr netip.Addr) {
 	if addr.IsValid() {
 		s.diary.Add(diary.LinkLocalUsed, "port", l.name, "address", addr.String())
 		l.lastLocal = addr
-		s.save(l)
+		l.unsaved = true
 	} else if l.linkLocal.IsValid() {
 		s.diary.Add(diary.LinkLocalLeft, "port", l.name, "address", l.linkLocal.String())
 	}

@@ -26,6 +26,7 @@ import (
 	"cloudlink.local/gateway/firmware/keys"
 	"cloudlink.local/gateway/firmware/publish"
 	"cloudlink.local/gateway/firmware/uki"
+	"cloudlink.local/gateway/initramfs"
 	"cloudlink.local/gateway/internal/qemu"
 	"cloudlink.local/gateway/internal/release"
 	"cloudlink.local/gateway/internal/settings"
@@ -143,7 +144,7 @@ func buildFaulty(t testing.TB) ([]byte, error) {
 	if err := os.WriteFile(list, overlay, 0o644); err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("go", "build", "-overlay", list, "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", out, "./cmd/init")
+	cmd := exec.Command("go", append(append([]string{"build", "-overlay", list}, initramfs.InitFlags()...), "-o", out, "./cmd/init")...)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm64")
 	if out, err := cmd.CombinedOutput(); err != nil {
