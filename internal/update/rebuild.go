@@ -33,7 +33,8 @@ func rebuild(ctx context.Context, patch string, d trust.File, running string, fu
 	sum := sha256.New()
 	w := io.MultiWriter(out, sum, &meter{total: full.Size, tell: tell})
 	small := map[string]string{}
-	err = each(patch, d.Target, d.Size, d.SHA256, func(f release.ManifestFile, r io.Reader) error {
+	check := func(r io.Reader) io.Reader { return bundle.Verify(r, d.Size, d.SHA256) } // it has no digest of the patch alone
+	err = each(patch, d.Target, check, func(f release.ManifestFile, r io.Reader) error {
 		if f.Name != bundle.DeltaFile { // both of the others come before it
 			b, err := io.ReadAll(r)
 			small[f.Name] = string(b)

@@ -434,11 +434,11 @@ func (s *service) install(ctx context.Context, o order, p plan) {
 			}
 		}
 		s.enter(&a, Verifying)
-		if err := verify(path, t, full.Size, full.SHA256); err != nil {
+		if err := verify(path, t); err != nil {
 			return err
 		}
 		s.enter(&a, Writing)
-		if err := write(ctx, s.Machine, path, t, full.Size, full.SHA256); err != nil {
+		if err := write(ctx, s.Machine, path, t); err != nil {
 			return err
 		}
 		debug.FreeOSMemory()
