@@ -53,8 +53,9 @@ const (
 // say which port is the console. Lockdown holds even root off the kernel.
 //
 // Without init= a kernel whose /init cannot be executed starts /bin/sh in its place: a root shell on the
-// console of a machine that never goes back to its good slot.
-const commandLine = "quiet lockdown=integrity init=/init"
+// console of a machine that never goes back to its good slot. With gpt it reads the partition table's copy at
+// the disk's end where a power cut has torn the first one.
+const commandLine = "quiet lockdown=integrity init=/init gpt"
 
 // systemd's EFI stub, which becomes the unified kernel image, and the package that has it.
 const (
