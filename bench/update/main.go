@@ -20,8 +20,6 @@ import (
 	"time"
 
 	"cloudlink.local/gateway/bench/internal/harness"
-	"cloudlink.local/gateway/initramfs"
-	"cloudlink.local/gateway/internal/portal"
 	"cloudlink.local/gateway/internal/testvm"
 	vm "cloudlink.local/gateway/internal/testvm/update"
 	"cloudlink.local/gateway/internal/update"
@@ -54,7 +52,7 @@ func main() {
 
 func measure(t *harness.T, runs int, result map[string]any) {
 	old := vm.Release(t, before)
-	fresh := vm.Release(t, after, "-init", changed(t))
+	fresh := changed(t)
 	full, deltas := vm.NewRepo(t), vm.NewRepo(t)
 	full.Publish(fresh, nil)
 	deltas.Deltas = true
@@ -95,36 +93,34 @@ func measure(t *harness.T, runs int, result map[string]any) {
 	result["delta_seconds"] = round(seconds(a))
 }
 
-// changed builds cmd/init with testdata/change.go in three packages of ours.
+// changed builds the image of a tree that has testdata/change.go in three packages of ours.
 func changed(t *harness.T) string {
 	root := testvm.Root(t)
-	dir := t.TempDir()
 	source, err := os.ReadFile(filepath.Join(root, "bench", "update", "testdata", "change.go"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	replace := map[string]string{}
+	tree, out := filepath.Join(t.TempDir(), "tree"), filepath.Join(root, "build", "bench", "changed")
+	run := func(dir, name string, args ...string) {
+		cmd := exec.Command(name, args...)
+		cmd.Dir, cmd.Stderr = dir, os.Stderr
+		if err := cmd.Run(); err != nil {
+			t.Fatalf("%s: %v", strings.Join(cmd.Args, " "), err)
+		}
+	}
+	run(root, "git", "clone", "-q", root, tree)
 	for _, pkg := range []string{"network", "portal", "update"} {
-		file := filepath.Join(dir, pkg+".go")
-		if err := os.WriteFile(file, bytes.Replace(source, []byte("package change"), []byte("package "+pkg), 1), 0o644); err != nil {
+		file := bytes.Replace(source, []byte("package change"), []byte("package "+pkg), 1)
+		if err := os.WriteFile(filepath.Join(tree, "internal", pkg, "change.go"), file, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		replace[filepath.Join(root, "internal", pkg, "change.go")] = file
 	}
-	list, err := json.Marshal(map[string]any{"Replace": replace})
+	err = errors.Join(os.Mkdir(filepath.Join(tree, "build"), 0o755),
+		os.Symlink(filepath.Join(root, "build", "cache"), filepath.Join(tree, "build", "cache")))
 	if err != nil {
 		t.Fatal(err)
 	}
-	overlay, out := filepath.Join(dir, "overlay.json"), filepath.Join(root, "build", "bench", "init")
-	if err := errors.Join(os.WriteFile(overlay, list, 0o644), os.MkdirAll(filepath.Dir(out), 0o755)); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("go", append(append([]string{"build", "-overlay", overlay}, initramfs.InitFlags()...), "-o", out, "./cmd/init")...)
-	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm64")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the changed init: %v\n%s", err, text)
-	}
+	run(tree, "go", "run", "./firmware", "image", "-board", "qemu-virt", "-version", after, "-keys", filepath.Join(root, "build", "keys"), "-o", out)
 	return out
 }
 
@@ -190,13 +186,13 @@ func install(t *harness.T, g *vm.Gateway) (update.Attempt, float64) {
 	w := watch(g)
 	defer w.stop()
 	g.Do("install")
-	g.Reach(1, update.Trial)
-	a := g.Ready().Attempts[0]
-	var st portal.Status
-	g.JSON("/api/v1/status", &st)
-	if st.Release.Version != after {
-		t.Fatalf("%s runs: %s %s", st.Release.Version, a.Reason, a.Detail)
-	}
+	st := g.Await("the new version is on trial", func(s update.Status) error {
+		if len(s.Attempts) == 0 || s.Version != after || s.Attempts[0].State != update.Trial {
+			return fmt.Errorf("%s runs: %s %+v", s.Version, s.State, s.Check)
+		}
+		return nil
+	})
+	a := st.Attempts[0]
 	return a, w.longest().Seconds()
 }
 
