@@ -25,6 +25,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"golang.org/x/sys/unix"
 
+	"cloudlink.local/gateway/bench/internal/harness"
 	"cloudlink.local/gateway/internal/portal"
 	"cloudlink.local/gateway/internal/qemu"
 )
@@ -81,8 +82,7 @@ func bench(runs int, firmware qemu.Firmware) error {
 		for _, s := range of {
 			values = append(values, pick(s))
 		}
-		slices.Sort(values)
-		return values[len(values)/2]
+		return harness.Median(values)
 	}
 	var ratios []float64
 	for i := range ours {
@@ -91,17 +91,15 @@ func bench(runs int, firmware qemu.Firmware) error {
 	slices.Sort(ratios)
 	return json.NewEncoder(os.Stdout).Encode(map[string]any{
 		"bench": "boot", "firmware": firmware, "runs": runs,
-		"boot_ratio":           round(median(ours, func(s sample) float64 { return s.total }) / median(floor, func(s sample) float64 { return s.total })),
-		"boot_ratio_pairs":     []float64{round(ratios[0]), round(ratios[len(ratios)/2]), round(ratios[len(ratios)-1])},
-		"page_seconds":         round(median(ours, func(s sample) float64 { return s.total })),
-		"floor_seconds":        round(median(floor, func(s sample) float64 { return s.total })),
-		"loader_seconds":       round(median(ours, func(s sample) float64 { return s.loader })),
-		"kernel_seconds":       round(median(ours, func(s sample) float64 { return s.kernel })),
-		"init_to_page_seconds": round(median(ours, func(s sample) float64 { return s.up })),
+		"boot_ratio":           harness.Round(median(ours, func(s sample) float64 { return s.total }) / median(floor, func(s sample) float64 { return s.total })),
+		"boot_ratio_pairs":     []float64{harness.Round(ratios[0]), harness.Round(ratios[len(ratios)/2]), harness.Round(ratios[len(ratios)-1])},
+		"page_seconds":         harness.Round(median(ours, func(s sample) float64 { return s.total })),
+		"floor_seconds":        harness.Round(median(floor, func(s sample) float64 { return s.total })),
+		"loader_seconds":       harness.Round(median(ours, func(s sample) float64 { return s.loader })),
+		"kernel_seconds":       harness.Round(median(ours, func(s sample) float64 { return s.kernel })),
+		"init_to_page_seconds": harness.Round(median(ours, func(s sample) float64 { return s.up })),
 	})
 }
-
-func round(x float64) float64 { return float64(int(x*1000+0.5)) / 1000 }
 
 // start boots a fresh copy of the image and measures until arrived returns.
 func start(dir, image string, firmware qemu.Firmware, arrived func(ctx context.Context, m *qemu.Machine, g guest, port int, s *sample) error) (sample, error) {

@@ -49,15 +49,15 @@ func measureAnswer(h *harness.T, result map[string]any) {
 		for block := range slices.Chunk(took[kind], perBlock) {
 			slow = append(slow, slices.Sorted(slices.Values(block))[perBlock-2])
 		}
-		p99[kind], half[kind] = median(slow), median(took[kind])
+		p99[kind], half[kind] = harness.Median(slow), harness.Median(took[kind])
 		fmt.Printf("%s answers in %v (median), %v (99 of 100), %v (99 of 100 of all), %v (all)\n",
 			kind, half[kind], p99[kind], quantile(took[kind], 0.99), quantile(took[kind], 1))
 	}
 	for name, of := range map[string]map[mdnstest.Kind]time.Duration{"answer_p99_us": p99, "answer_median_us": half} {
 		result[name] = map[string]float64{
-			"ours":  round(float64(of[mdnstest.Ours].Nanoseconds()) / 1000),
-			"avahi": round(float64(of[mdnstest.Avahi].Nanoseconds()) / 1000),
-			"ratio": round(float64(of[mdnstest.Ours]) / float64(of[mdnstest.Avahi])),
+			"ours":  harness.Round(float64(of[mdnstest.Ours].Nanoseconds()) / 1000),
+			"avahi": harness.Round(float64(of[mdnstest.Avahi].Nanoseconds()) / 1000),
+			"ratio": harness.Round(float64(of[mdnstest.Ours]) / float64(of[mdnstest.Avahi])),
 		}
 	}
 }

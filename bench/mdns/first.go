@@ -76,9 +76,9 @@ func measureFirstAnswer(h *harness.T, runs int, result map[string]any) {
 		}
 		fmt.Println(" s")
 	}
-	ours, avahi := median(took[mdnstest.Ours]).Seconds(), median(took[mdnstest.Avahi]).Seconds()
-	result["first_answer_ratio"] = round(ours / avahi)
-	result["first_answer_seconds"] = map[string]float64{"ours": round(ours), "avahi": round(avahi)}
+	ours, avahi := harness.Median(took[mdnstest.Ours]).Seconds(), harness.Median(took[mdnstest.Avahi]).Seconds()
+	result["first_answer_ratio"] = harness.Round(ours / avahi)
+	result["first_answer_seconds"] = map[string]float64{"ours": harness.Round(ours), "avahi": harness.Round(avahi)}
 }
 
 func firstAnswer(h *harness.T, kind mdnstest.Kind) time.Duration {

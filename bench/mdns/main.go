@@ -77,11 +77,7 @@ func bench(runs int, only string) error {
 	return json.NewEncoder(os.Stdout).Encode(result)
 }
 
-func median(of []time.Duration) time.Duration { return quantile(of, 0.5) }
-
 func quantile(of []time.Duration, q float64) time.Duration {
 	sorted := slices.Sorted(slices.Values(of))
 	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
 }
-
-func round(x float64) float64 { return float64(int(x*1000+0.5)) / 1000 }

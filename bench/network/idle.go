@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"cloudlink.local/gateway/bench/internal/harness"
 )
 
 const (
@@ -76,10 +78,10 @@ func measureIdle(l *lan, result map[string]any) error {
 		fmt.Println()
 	}
 	for i, suffix := range []string{"", "_dhcpcd"} {
-		with, without := median(idlers[i].with), median(idlers[i].without)
-		result["idle_cpu_ratio"+suffix] = round(float64(with+tick) / float64(without+tick))
-		result["idle_cpu_ms_with"+suffix] = round(ms(with))
-		result["idle_cpu_ms_without"+suffix] = round(ms(without))
+		with, without := harness.Median(idlers[i].with), harness.Median(idlers[i].without)
+		result["idle_cpu_ratio"+suffix] = harness.Round(float64(with+tick) / float64(without+tick))
+		result["idle_cpu_ms_with"+suffix] = harness.Round(ms(with))
+		result["idle_cpu_ms_without"+suffix] = harness.Round(ms(without))
 		result["idle_packets_per_second"+suffix] = int(float64(idlers[i].packets) / (spans * span).Seconds())
 	}
 	return nil

@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"cloudlink.local/gateway/bench/internal/harness"
 )
 
 // measureLeases measures, of each client in turn, the time from link-up to an address that works: the
@@ -42,21 +43,16 @@ func measureLeases(l *lan, runs int, result map[string]any) error {
 		}
 		fmt.Println()
 	}
-	seconds := func(of []time.Duration) float64 { return median(of).Seconds() }
-	result["lease_seconds"] = round(seconds(fresh["ours"]))
-	result["dhcpcd_seconds"] = round(seconds(fresh["dhcpcd"]))
-	result["udhcpc_seconds"] = round(seconds(fresh["udhcpc"]))
-	result["lease_ratio"] = round(seconds(fresh["ours"]) / seconds(fresh["dhcpcd"]))
-	result["lease_ratio_udhcpc"] = round(seconds(fresh["ours"]) / seconds(fresh["udhcpc"]))
-	result["lease_again_seconds"] = round(seconds(again["ours"]))
-	result["dhcpcd_again_seconds"] = round(seconds(again["dhcpcd"]))
-	result["lease_again_ratio"] = round(seconds(again["ours"]) / seconds(again["dhcpcd"]))
+	seconds := func(of []time.Duration) float64 { return harness.Median(of).Seconds() }
+	result["lease_seconds"] = harness.Round(seconds(fresh["ours"]))
+	result["dhcpcd_seconds"] = harness.Round(seconds(fresh["dhcpcd"]))
+	result["udhcpc_seconds"] = harness.Round(seconds(fresh["udhcpc"]))
+	result["lease_ratio"] = harness.Round(seconds(fresh["ours"]) / seconds(fresh["dhcpcd"]))
+	result["lease_ratio_udhcpc"] = harness.Round(seconds(fresh["ours"]) / seconds(fresh["udhcpc"]))
+	result["lease_again_seconds"] = harness.Round(seconds(again["ours"]))
+	result["dhcpcd_again_seconds"] = harness.Round(seconds(again["dhcpcd"]))
+	result["lease_again_ratio"] = harness.Round(seconds(again["ours"]) / seconds(again["dhcpcd"]))
 	return nil
-}
-
-func median(of []time.Duration) time.Duration {
-	of = slices.Sorted(slices.Values(of))
-	return of[len(of)/2]
 }
 
 // linkUp plugs a host in and measures the time from link-up to an address that works. It returns the

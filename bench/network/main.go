@@ -69,5 +69,3 @@ func bench(runs int) error {
 	}
 	return json.NewEncoder(os.Stdout).Encode(result)
 }
-
-func round(x float64) float64 { return float64(int(x*1000+0.5)) / 1000 }

@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -85,12 +84,12 @@ func measure(t *harness.T, runs int, result map[string]any) {
 	}
 	g.PowerCut()
 	result["write_ratio"] = ratio(updates, copies)
-	result["update_seconds"], result["copy_seconds"] = median(updates), median(copies)
+	result["update_seconds"], result["copy_seconds"] = harness.Round(harness.Median(updates)), harness.Round(harness.Median(copies))
 	result["downtime_ratio"] = ratio(aways, colds)
-	result["downtime_seconds"], result["cold_boot_seconds"] = median(aways), median(colds)
+	result["downtime_seconds"], result["cold_boot_seconds"] = harness.Round(harness.Median(aways)), harness.Round(harness.Median(colds))
 	result["peak_rss_mb"] = mb(max(peak, a.PeakMemory))
 	result["peak_rss_full_mb"], result["peak_rss_delta_mb"] = mb(peak), mb(a.PeakMemory)
-	result["delta_seconds"] = round(seconds(a))
+	result["delta_seconds"] = harness.Round(seconds(a))
 }
 
 // changed builds the image of a tree that has testdata/change.go in three packages of ours.
@@ -140,7 +139,7 @@ func weigh(t *harness.T, repository string, result map[string]any) {
 		t.Fatalf("the repository has %v, want a .slot and a .delta", sizes)
 	}
 	result["full_bytes"], result["delta_bytes"] = sizes[".slot"], sizes[".delta"]
-	result["delta_ratio"] = round(float64(sizes[".delta"]) / float64(sizes[".slot"]))
+	result["delta_ratio"] = harness.Round(float64(sizes[".delta"]) / float64(sizes[".slot"]))
 }
 
 // copySlot copies as many bytes as a system has from memory to the slot that is not running, and reads
@@ -224,12 +223,7 @@ func powerCuts(points int) (any, error) {
 	return nil, fmt.Errorf("power cuts: no result: %w", err)
 }
 
-func mb(bytes int64) float64 { return round(float64(bytes) / (1 << 20)) }
-
-func median(of []float64) float64 {
-	sorted := slices.Sorted(slices.Values(of))
-	return round(sorted[len(sorted)/2])
-}
+func mb(bytes int64) float64 { return harness.Round(float64(bytes) / (1 << 20)) }
 
 // ratio is the median of the runs' ratios.
 func ratio(a, b []float64) float64 {
@@ -237,7 +231,5 @@ func ratio(a, b []float64) float64 {
 	for i := range a {
 		list = append(list, a[i]/b[i])
 	}
-	return median(list)
+	return harness.Round(harness.Median(list))
 }
-
-func round(x float64) float64 { return float64(int(x*1000+0.5)) / 1000 }

@@ -180,6 +180,18 @@ func follow(t *testing.T, ctx context.Context, selector string) {
 	}
 }
 
+// visit opens url in a tab of its own, on a screen of that width and colour scheme, as somebody who
+// reads lang.
+func visit(t *testing.T, url, lang string, width int64, scheme string) (context.Context, *console) {
+	t.Helper()
+	ctx := newTab(t)
+	complaints := watchConsole(t, ctx)
+	speak(t, ctx, lang)
+	screen(t, ctx, width, scheme)
+	do(t, ctx, chromedp.Navigate(url))
+	return ctx, complaints
+}
+
 func speak(t *testing.T, ctx context.Context, lang string) {
 	t.Helper()
 	call(t, ctx, cdpnetwork.SetExtraHTTPHeaders, cdpnetwork.SetExtraHTTPHeadersParams{

@@ -145,11 +145,7 @@ func TestM5_GateKnowsARestartFromALossOfTheNetwork(t *testing.T) {
 func TestM6_ErrorAndRetryInTheBrowser(t *testing.T) {
 	g := offered()
 	served := run(t, newPortal(t, g))
-	ctx := newTab(t)
-	complaints := watchConsole(t, ctx)
-	speak(t, ctx, "de")
-	screen(t, ctx, 390, "dark")
-	do(t, ctx, chromedp.Navigate(served.url("/update")))
+	ctx, complaints := visit(t, served.url("/update"), "de", 390, "dark")
 	do(t, ctx, chromedp.Click(chromedp.CSS("#attempt-2 summary"))) // what is open stays open
 	follow(t, ctx, `[action="/update/install"] button`)
 	await(t, ctx, gateSays("Systemupdate läuft")+` && document.querySelector('[action="/update/cancel"]') !== null`)

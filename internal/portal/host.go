@@ -28,12 +28,12 @@ const (
 func (g *gatherer) names(ctx context.Context) ownNames {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.refreshNetwork(ctx)
+	g.refresh(ctx, PartNetwork)
 	if g.called.Host != "" {
 		return g.called
 	}
 	if g.serial == "" {
-		g.refresh(ctx)
+		g.refresh(ctx, allParts...)
 	}
 	return ownNames{Host: defaultHost, Unique: uniqueName(g.serial)}
 }

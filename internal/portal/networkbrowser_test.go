@@ -29,11 +29,7 @@ func trying() *gateway {
 func TestPortsAreSetInTheBrowser(t *testing.T) {
 	g := sample()
 	served := run(t, newPortal(t, g))
-	ctx := newTab(t)
-	complaints := watchConsole(t, ctx)
-	speak(t, ctx, "en")
-	screen(t, ctx, 1280, "light")
-	do(t, ctx, chromedp.Navigate(served.url("/network")))
+	ctx, complaints := visit(t, served.url("/network"), "en", 1280, "light")
 	follow(t, ctx, `a[hreflang=de]`)
 
 	do(t, ctx, chromedp.Click(chromedp.CSS("details summary")))
@@ -124,11 +120,7 @@ func TestM10_SelfTestInTheBrowser(t *testing.T) {
 	g := sample()
 	g.net.testing = make(chan bool)
 	served := run(t, newPortal(t, g))
-	ctx := newTab(t)
-	complaints := watchConsole(t, ctx)
-	speak(t, ctx, "de")
-	screen(t, ctx, 390, "dark")
-	do(t, ctx, chromedp.Navigate(served.url("/network")))
+	ctx, complaints := visit(t, served.url("/network"), "de", 390, "dark")
 	do(t, ctx, chromedp.Click(chromedp.CSS(`.check button`)))
 	await(t, ctx, `document.querySelector(".check button").disabled && document.querySelector(".busy span").checkVisibility()`)
 	g.net.testing <- true

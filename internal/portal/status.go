@@ -76,6 +76,8 @@ const (
 	PartUpdate  Part = "update"  // the update service: conditions of its own
 )
 
+var allParts = []Part{PartMachine, PartNetwork, PartUpdate}
+
 // Knows tells whether p answered.
 func (s Status) Knows(p Part) bool { return !slices.Contains(s.Unknown, p) }
 
@@ -116,7 +118,7 @@ type silence struct {
 func (g *gatherer) status(ctx context.Context, lang string) Status {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.refresh(ctx)
+	g.refresh(ctx, allParts...)
 	// In JSON a list is never null.
 	n := whole(g.n)
 	s := Status{Status: g.m, Ports: n.Ports, Clock: n.Clock, Change: n.Change, Conditions: []Condition{}, Unknown: []Part{}}
@@ -168,7 +170,7 @@ func whole(n network.Status) network.Status {
 func (g *gatherer) networkStatus(ctx context.Context) (network.Status, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.refreshNetwork(ctx)
+	g.refresh(ctx, PartNetwork)
 	return whole(g.n), g.nErr
 }
 
@@ -176,7 +178,7 @@ func (g *gatherer) networkStatus(ctx context.Context) (network.Status, error) {
 func (g *gatherer) updateStatus(ctx context.Context) (update.Status, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.refreshUpdate(ctx)
+	g.refresh(ctx, PartUpdate)
 	return wholeUpdate(g.u), g.uErr
 }
 
@@ -193,7 +195,7 @@ type glance struct {
 func (g *gatherer) glance(ctx context.Context) glance {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.refresh(ctx)
+	g.refresh(ctx, allParts...)
 	return glance{g.m, whole(g.n), wholeUpdate(g.u), g.mErr != nil, g.uErr != nil}
 }
 
@@ -228,13 +230,14 @@ func (g *gatherer) forget() {
 	g.mAsked, g.nAsked, g.uAsked = time.Time{}, time.Time{}, time.Time{}
 }
 
-// refresh asks all parts at once that were not asked just now. It is called with mu held.
-func (g *gatherer) refresh(ctx context.Context) {
+// refresh asks at once those of the parts that were not asked just now. It is called with mu held.
+func (g *gatherer) refresh(ctx context.Context, parts ...Part) {
+	asks := func(p Part, asked time.Time) bool { return slices.Contains(parts, p) && !g.fresh(asked) }
+	machine, network, update := asks(PartMachine, g.mAsked), asks(PartNetwork, g.nAsked), asks(PartUpdate, g.uAsked)
 	var others sync.WaitGroup
 	defer others.Wait() // whatever happens below, nobody writes after mu is free
 	ctx, cancel := g.patient(ctx)
 	defer cancel()
-	machine, network, update := !g.fresh(g.mAsked), !g.fresh(g.nAsked), !g.fresh(g.uAsked)
 	if network {
 		others.Go(func() { g.n, g.nErr = g.network.Status(ctx) })
 	}
@@ -254,28 +257,6 @@ func (g *gatherer) refresh(ctx context.Context) {
 	if update {
 		g.heardUpdate()
 	}
-}
-
-// refreshNetwork is refresh for the network service alone.
-func (g *gatherer) refreshNetwork(ctx context.Context) {
-	if g.fresh(g.nAsked) {
-		return
-	}
-	ctx, cancel := g.patient(ctx)
-	defer cancel()
-	g.n, g.nErr = g.network.Status(ctx)
-	g.heardNetwork()
-}
-
-// refreshUpdate is refresh for the update service alone.
-func (g *gatherer) refreshUpdate(ctx context.Context) {
-	if g.fresh(g.uAsked) {
-		return
-	}
-	ctx, cancel := g.patient(ctx)
-	defer cancel()
-	g.u, g.uErr = g.update.Status(ctx)
-	g.heardUpdate()
 }
 
 func (g *gatherer) heardMachine() {

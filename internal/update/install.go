@@ -3,7 +3,6 @@ package update
 import (
 	"context"
 	"crypto"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -187,12 +186,11 @@ func same(path string, f release.ManifestFile) error {
 	}
 	defer file.Close()
 	unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_DONTNEED) // else memory answers for the medium
-	h := sha256.New()
-	n, err := io.Copy(h, file)
+	n, sum, err := digest(file)
 	if err != nil {
 		return failure(err, MediumFailed)
 	}
-	if n != f.Size || hex.EncodeToString(h.Sum(nil)) != f.SHA256 {
+	if n != f.Size || sum != f.SHA256 {
 		return fail(ReadBackDiffer, fmt.Errorf("%s: %d bytes were written and %d others are read back", f.Name, f.Size, n))
 	}
 	return nil

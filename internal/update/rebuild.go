@@ -97,11 +97,17 @@ func sumFile(path string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
+	_, sum, err := digest(f)
+	return sum, err
+}
+
+// digest reads r to its end and returns how many bytes it has and their SHA-256, as lower-case hex.
+func digest(r io.Reader) (n int64, sum string, err error) {
 	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
+	if n, err = io.Copy(h, r); err != nil {
+		return n, "", err
 	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	return n, hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // peakMemory is the most memory that this process has had, 0 where the kernel does not say.

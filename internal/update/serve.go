@@ -114,7 +114,17 @@ func (s *service) cancelNow() bool {
 	return true
 }
 
-// upload takes a bundle. It is installed from the medium, so that a restart does not lose it.
+// takeIn writes a bundle to the medium, from where it is installed: a restart does not lose it.
+func takeIn(path string, bundle io.Reader) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, bundle)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// upload takes a bundle.
 func (s *service) upload(w http.ResponseWriter, r *http.Request) {
 	by := r.URL.Query().Get("by")
 	if by == "" {
@@ -126,15 +136,7 @@ func (s *service) upload(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	path := s.path(uploaded)
-	err := func() error {
-		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(f, http.MaxBytesReader(w, r.Body, maxUpload))
-		return errors.Join(err, f.Sync(), f.Close())
-	}()
-	if err != nil {
+	if err := takeIn(path, http.MaxBytesReader(w, r.Body, maxUpload)); err != nil {
 		os.Remove(path)
 		s.release()
 		f := failure(err, Interrupted)

@@ -37,13 +37,8 @@ func (s *service) fromSticks(ctx context.Context) (err error) {
 		return failure(err, MediumFailed)
 	}
 	defer in.Close()
-	out, err := os.OpenFile(s.path(uploaded), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return failure(err, MediumFailed)
-	}
 	s.Log.Info("update: from a USB stick", "file", filepath.Base(files[0]))
-	_, err = io.Copy(out, io.LimitReader(in, maxUpload))
-	return orNil(errors.Join(err, out.Sync(), out.Close()), MediumFailed)
+	return orNil(takeIn(s.path(uploaded), io.LimitReader(in, maxUpload)), MediumFailed)
 }
 
 // bundles are the bundles in the folders, the newest first by what their names say; what is in them is

@@ -116,30 +116,38 @@ func Parse(b []byte) (Env, error) {
 }
 
 // ReadFile reads the block in the file at path.
-func ReadFile(path string) (Env, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return Env{}, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, Size+1)) // a foreign file may be large
-	if err != nil {
-		return Env{}, err
-	}
-	e, err := Parse(b)
-	if err != nil {
-		return Env{}, fmt.Errorf("%s: %w", path, err)
-	}
-	return e, nil
-}
+func ReadFile(path string) (Env, error) { return readRecord(path, Size, Parse) }
 
-// WriteFile writes e over the block at path: in place where the file has its size already (a FAT
-// rename is not atomic, an overwritten sector is), and to the medium before it returns.
+// WriteFile writes e over the block at path, to the medium before it returns.
 func WriteFile(path string, e Env) error {
 	b, err := e.Encode()
 	if err != nil {
 		return err
 	}
+	return overwrite(path, b)
+}
+
+// readRecord reads the file at path, which should have size bytes, and has parse say what is in it.
+func readRecord[T any](path string, size int64, parse func([]byte) (T, error)) (record T, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return record, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, size+1)) // a foreign file may be large
+	if err != nil {
+		return record, err
+	}
+	found, err := parse(b)
+	if err != nil {
+		return record, fmt.Errorf("%s: %w", path, err)
+	}
+	return found, nil
+}
+
+// overwrite makes b the content of the file at path: in place where the file has its size already (a FAT
+// rename is not atomic, an overwritten sector is), and on the medium before it returns.
+func overwrite(path string, b []byte) error {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
@@ -148,7 +156,7 @@ func WriteFile(path string, e Env) error {
 	if _, err := f.WriteAt(b, 0); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	if err := f.Truncate(Size); err != nil {
+	if err := f.Truncate(int64(len(b))); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	if err := unix.Fdatasync(int(f.Fd())); err != nil {

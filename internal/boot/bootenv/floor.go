@@ -5,10 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
-	"os"
-
-	"golang.org/x/sys/unix"
 
 	"cloudlink.local/gateway/internal/release"
 )
@@ -52,22 +48,7 @@ func ParseFloor(b []byte) (version string, err error) {
 }
 
 // ReadFloor reads the record in the file at path.
-func ReadFloor(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, FloorSize+1))
-	if err != nil {
-		return "", err
-	}
-	v, err := ParseFloor(b)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", path, err)
-	}
-	return v, nil
-}
+func ReadFloor(path string) (string, error) { return readRecord(path, FloorSize, ParseFloor) }
 
 // WriteFloor writes the record over that at path, to the medium before it returns.
 func WriteFloor(path, version string) error {
@@ -75,19 +56,5 @@ func WriteFloor(path, version string) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if _, err := f.WriteAt(b, 0); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := f.Truncate(FloorSize); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := unix.Fsync(int(f.Fd())); err != nil {
-		return fmt.Errorf("sync %s: %w", path, err)
-	}
-	return f.Close()
+	return overwrite(path, b)
 }

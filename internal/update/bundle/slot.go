@@ -108,7 +108,8 @@ type SlotReader struct {
 	left    int64
 }
 
-// NewSlotReader returns a reader of t's archive in r, which should be a [Verify].
+// NewSlotReader returns a reader of t's archive in r, which should be a [Verify] where t is a delta: the
+// patch has no digest of its own.
 func NewSlotReader(r io.Reader, t Target) *SlotReader {
 	s := &SlotReader{r: r, tr: tar.NewReader(r)}
 	for _, f := range t.Slot {
