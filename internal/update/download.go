@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"strconv"
@@ -36,6 +37,7 @@ type Progress struct {
 type fetcher struct {
 	client  *http.Client
 	tell    func(Progress)
+	log     *slog.Logger
 	stalled time.Duration   // without a byte, until it is asked again
 	pauses  []time.Duration // before asking again while nothing comes; after the last it gives up
 }
@@ -95,6 +97,7 @@ func (d fetcher) fetch(ctx context.Context, f File, path string) error {
 		if try == len(d.pauses) {
 			return failure(err, NoConnection)
 		}
+		d.log.Info("update: download interrupted", "bytes", have, "again in", d.pauses[try], "error", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(d.pauses[try]):
@@ -169,7 +172,6 @@ func (d fetcher) more(ctx context.Context, f File, out *os.File, have int64, sum
 func (d fetcher) body(ctx context.Context, f File, body io.Reader, out *os.File, have int64, sum hash.Hash, stall *time.Timer) (int64, error) {
 	buf := make([]byte, 64<<10)
 	began, first := time.Now(), have
-	var told time.Time
 	for have < f.Size {
 		n, err := body.Read(buf[:min(int64(len(buf)), f.Size-have)])
 		if n > 0 {
@@ -179,14 +181,11 @@ func (d fetcher) body(ctx context.Context, f File, body io.Reader, out *os.File,
 			}
 			sum.Write(buf[:n])
 			have += int64(n)
-			if now := time.Now(); now.Sub(told) > 200*time.Millisecond || have == f.Size {
-				told = now
-				p := Progress{Bytes: have, Total: f.Size}
-				if spent := now.Sub(began).Seconds(); spent > 1 {
-					p.SecondsLeft = float64(f.Size-have) * spent / float64(have-first)
-				}
-				d.tell(p)
+			p := Progress{Bytes: have, Total: f.Size}
+			if spent := time.Since(began).Seconds(); spent > 1 {
+				p.SecondsLeft = float64(f.Size-have) * spent / float64(have-first)
 			}
+			d.tell(p) // each time: what comes next may be a long silence
 		}
 		if err == io.EOF && have < f.Size {
 			return have, fail(NoConnection, fmt.Errorf("it ended after %d bytes of %d", have, f.Size))

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -33,7 +34,7 @@ func hexSum(b []byte) string {
 }
 
 func quick(client *http.Client) fetcher {
-	return fetcher{client: client, tell: func(Progress) {}, stalled: 200 * time.Millisecond, pauses: []time.Duration{1, 1, 1}}
+	return fetcher{client: client, tell: func(Progress) {}, log: slog.New(slog.DiscardHandler), stalled: 200 * time.Millisecond, pauses: []time.Duration{1, 1, 1}}
 }
 
 // whole serves content as a good server does.
@@ -191,12 +192,13 @@ func TestFetchFromNobody(t *testing.T) {
 	}
 }
 
-// What was fetched is kept when somebody ends it.
+// What was fetched is kept when somebody ends it, and told to the last byte though the server is silent.
 func TestFetchEnds(t *testing.T) {
+	const sent = 500_000
 	ctx, cancel := context.WithCancel(t.Context())
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", fmt.Sprint(len(content)))
-		w.Write(content[:500_000])
+		w.Write(content[:sent])
 		w.(http.Flusher).Flush()
 		<-r.Context().Done()
 	}))
@@ -204,11 +206,15 @@ func TestFetchEnds(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "part")
 	f := quick(s.Client())
 	f.stalled = time.Hour
-	f.tell = func(Progress) { cancel() }
+	f.tell = func(p Progress) {
+		if p.Bytes == sent {
+			cancel()
+		}
+	}
 	if err := f.fetch(ctx, File{URL: s.URL, Size: int64(len(content)), SHA256: hexSum(content)}, path); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	if got, _ := os.ReadFile(path); len(got) == 0 || !bytes.HasPrefix(content, got) {
+	if got, _ := os.ReadFile(path); len(got) != sent || !bytes.HasPrefix(content, got) {
 		t.Errorf("%d bytes are kept", len(got))
 	}
 }

@@ -484,7 +484,7 @@ func (s *service) fetch(ctx context.Context, a *Attempt, offer trust.Offer, path
 
 // download fetches a file from the repository.
 func (s *service) download(ctx context.Context, f trust.File, path string) error {
-	d := fetcher{client: trust.NewHTTPClient(), tell: s.progress, stalled: stalled, pauses: defaultPauses}
+	d := fetcher{client: trust.NewHTTPClient(), tell: s.progress, log: s.Log, stalled: stalled, pauses: defaultPauses}
 	defer d.client.CloseIdleConnections()
 	return d.fetch(ctx, File{URL: f.URL, Size: f.Size, SHA256: f.SHA256}, path)
 }

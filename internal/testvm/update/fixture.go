@@ -465,20 +465,19 @@ func (g *Gateway) update() (s update.Status, err error) {
 	return s, json.Unmarshal(body, &s)
 }
 
-// Ended waits until the attempt with that number has ended and returns it.
-func (g *Gateway) Ended(id int) update.Attempt {
+// Ended waits until the attempt with that number has ended and returns it. Another may have begun.
+func (g *Gateway) Ended(id int) (ended update.Attempt) {
 	g.t.Helper()
-	var a update.Attempt
 	g.Await(fmt.Sprintf("attempt %d has ended", id), func(s update.Status) error {
-		if len(s.Attempts) == 0 || s.Attempts[0].ID < id {
-			return fmt.Errorf("%d attempts so far: %+v", len(s.Attempts), s.Check)
+		for _, a := range s.Attempts {
+			if a.ID == id && !a.State.Working() {
+				ended = a
+				return nil
+			}
 		}
-		if a = s.Attempts[0]; a.State.Working() {
-			return fmt.Errorf("it is %s", a.State)
-		}
-		return nil
+		return fmt.Errorf("attempts: %+v, check: %+v", s.Attempts, s.Check)
 	})
-	return a
+	return ended
 }
 
 // Reach waits until the attempt with that number is in a state, or behind it.

@@ -196,8 +196,12 @@ func TestM5WhatCanBeWrong(t *testing.T) {
 		}
 		id++
 		g.Reach(id, update.PendingReboot)
-		if n, whole, rest := len(asked), <-asked, <-asked; n != 2 || whole != "" || !strings.HasPrefix(rest, "bytes=") {
-			t.Errorf("%d times: it was asked for %q, and then for %q", n, whole, rest)
+		var ranges []string
+		for range len(asked) {
+			ranges = append(ranges, <-asked)
+		}
+		if len(ranges) != 2 || ranges[0] != "" || !strings.HasPrefix(ranges[1], "bytes=") {
+			t.Errorf("it was asked for %q; want all of it, and then the rest", ranges)
 		}
 		// The power fails while it is on trial.
 		g.Await("it is on trial", func(s update.Status) error {
