@@ -2,11 +2,8 @@ package update
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"log/slog"
 	"net/http"
@@ -48,7 +45,8 @@ var defaultPauses = []time.Duration{
 	time.Minute, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute, 20 * time.Minute, 20 * time.Minute,
 }
 
-// fetch has f at path when it returns nil, and synced.
+// fetch has f at path when it returns nil. It is not synced: it is gone again as soon as the slot has it,
+// and what a loss of power leaves of it is good enough to go on from.
 func (d fetcher) fetch(ctx context.Context, f File, path string) error {
 	if err := safefile.Clear(path, false); err != nil { // what is no file is in the way
 		return failure(err, MediumFailed)
@@ -58,7 +56,9 @@ func (d fetcher) fetch(ctx context.Context, f File, path string) error {
 		return failure(err, MediumFailed)
 	}
 	defer out.Close()
-	have, sum, err := resume(out, f)
+	sum := &asideSHA256{}
+	defer sum.reset()
+	have, err := resume(out, f, sum)
 	if err != nil {
 		return failure(err, MediumFailed)
 	}
@@ -72,10 +72,7 @@ func (d fetcher) fetch(ctx context.Context, f File, path string) error {
 		case ctx.Err() != nil:
 			out.Sync() // the next attempt would like to have it
 			return ctx.Err()
-		case err == nil && have == f.Size && hex.EncodeToString(sum.Sum(nil)) == f.SHA256:
-			if err := out.Sync(); err != nil {
-				return failure(err, MediumFailed)
-			}
+		case err == nil && have == f.Size && sum.hex() == f.SHA256:
 			return nil
 		case err == nil: // one of another release, or damaged on its way
 			if err := out.Truncate(0); err != nil {
@@ -85,7 +82,7 @@ func (d fetcher) fetch(ctx context.Context, f File, path string) error {
 				return fail(WrongFile, errors.New("its hash is not the one that was signed"))
 			}
 			have, again = 0, true
-			sum.Reset()
+			sum.reset()
 			continue
 		}
 		if f := (*Failure)(nil); errors.As(err, &f) && f.Reason != NoConnection {
@@ -107,21 +104,19 @@ func (d fetcher) fetch(ctx context.Context, f File, path string) error {
 }
 
 // resume reads what there is of f, to go on from there.
-func resume(out *os.File, f File) (have int64, sum hash.Hash, err error) {
-	sum = sha256.New()
+func resume(out *os.File, f File, sum *asideSHA256) (have int64, err error) {
 	info, err := out.Stat()
 	if err != nil {
-		return 0, sum, err
+		return 0, err
 	}
 	if info.Size() > f.Size { // it is another file
-		return 0, sum, out.Truncate(0)
+		return 0, out.Truncate(0)
 	}
-	have, err = io.Copy(sum, io.LimitReader(out, f.Size))
-	return have, sum, err
+	return io.CopyBuffer(sum, struct{ io.Reader }{out}, make([]byte, copySize))
 }
 
 // more fetches what is missing after the first have bytes. A nil error says that all is there.
-func (d fetcher) more(ctx context.Context, f File, out *os.File, have int64, sum hash.Hash) (int64, error) {
+func (d fetcher) more(ctx context.Context, f File, out *os.File, have int64, sum *asideSHA256) (int64, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stall := time.AfterFunc(d.stalled, func() { cancel(errors.New("the server sends nothing any more")) })
@@ -153,9 +148,9 @@ func (d fetcher) more(ctx context.Context, f File, out *os.File, have int64, sum
 			return have, failure(err, MediumFailed)
 		}
 		have = 0
-		sum.Reset()
+		sum.reset()
 	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && have > 0:
-		sum.Reset() // the file there is shorter: it is asked for from the start
+		sum.reset() // the file there is shorter: it is asked for from the start
 		if err := out.Truncate(0); err != nil {
 			return have, failure(err, MediumFailed)
 		}
@@ -169,8 +164,8 @@ func (d fetcher) more(ctx context.Context, f File, out *os.File, have int64, sum
 }
 
 // body writes what comes behind the first have bytes.
-func (d fetcher) body(ctx context.Context, f File, body io.Reader, out *os.File, have int64, sum hash.Hash, stall *time.Timer) (int64, error) {
-	buf := make([]byte, 64<<10)
+func (d fetcher) body(ctx context.Context, f File, body io.Reader, out *os.File, have int64, sum *asideSHA256, stall *time.Timer) (int64, error) {
+	buf := make([]byte, copySize)
 	began, first := time.Now(), have
 	for have < f.Size {
 		n, err := body.Read(buf[:min(int64(len(buf)), f.Size-have)])

@@ -1,9 +1,8 @@
 package update
 
 import (
+	"bytes"
 	"context"
-	"crypto"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -36,32 +35,44 @@ type Slots interface {
 	CloseSticks(context.Context) (machine.Slots, error)
 }
 
-// verify reads the downloaded archive to its end and compares everything in it with what was signed.
+// verify reads an archive to its end and compares everything in it with what was signed.
 func verify(path string, t bundle.Target) error {
-	return each(path, t, asItIs, func(f release.ManifestFile, r io.Reader) error {
-		if f.Name != bundle.Manifest {
-			_, err := io.Copy(io.Discard, r)
-			return err
-		}
-		b, err := io.ReadAll(r)
-		if err != nil {
-			return err
-		}
-		return bundle.CheckManifest(b, t)
-	})
-}
-
-// asItIs is for an archive of which every file's own digest was signed.
-func asItIs(r io.Reader) io.Reader { return r }
-
-// each calls do for every file of a downloaded archive, read through check.
-func each(path string, t bundle.Target, check func(io.Reader) io.Reader, do func(release.ManifestFile, io.Reader) error) error {
 	f, err := safefile.Open(path)
 	if err != nil {
 		return failure(err, MediumFailed)
 	}
 	defer f.Close()
-	archive := bundle.NewSlotReader(check(f), t)
+	return each(f, t, func(f release.ManifestFile, r io.Reader) error {
+		if f.Name == bundle.Manifest {
+			return manifestIsOf(t, r)
+		}
+		_, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, r, make([]byte, copySize))
+		return err
+	})
+}
+
+// verifyCompared is verify for an archive whose digest was compared as it came: what its manifest says is
+// left.
+func verifyCompared(path string, t bundle.Target) error {
+	return extents(path, t, func(e bundle.Extent, r io.Reader) error {
+		if e.Name != bundle.Manifest {
+			return nil
+		}
+		return orNil(manifestIsOf(t, r), WrongFile)
+	})
+}
+
+func manifestIsOf(t bundle.Target, r io.Reader) error {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	return bundle.CheckManifest(b, t)
+}
+
+// each calls do for every file of an archive, which do reads with its digest compared at its end.
+func each(r io.Reader, t bundle.Target, do func(release.ManifestFile, io.Reader) error) error {
+	archive := bundle.NewSlotReader(r, t)
 	for {
 		entry, err := archive.Next()
 		if err == io.EOF {
@@ -76,6 +87,22 @@ func each(path string, t bundle.Target, check func(io.Reader) io.Reader, do func
 	}
 }
 
+// extents calls do for every file of an archive that has been verified.
+func extents(path string, t bundle.Target, do func(bundle.Extent, io.Reader) error) error {
+	f, err := safefile.Open(path)
+	if err != nil {
+		return failure(err, MediumFailed)
+	}
+	defer f.Close()
+	list, _ := bundle.Layout(t.Slot)
+	for _, e := range list {
+		if err := do(e, io.NewSectionReader(f, e.Offset, e.Size)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // write writes a verified archive into the slot that is not running: the system through selfupdate,
 // with what it leaves to its caller, and its signature last, without which the loader starts nothing.
 func write(ctx context.Context, slots Slots, path string, t bundle.Target) error {
@@ -84,16 +111,16 @@ func write(ctx context.Context, slots Slots, path string, t bundle.Target) error
 		return fail(MediumFailed, err)
 	}
 	var small []namedBytes
-	err = each(path, t, asItIs, func(f release.ManifestFile, r io.Reader) error {
+	err = extents(path, t, func(e bundle.Extent, r io.Reader) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if f.Name == bundle.UKI {
-			return writeUKI(slot.Dir, f, r)
+		if e.Name == bundle.UKI {
+			return writeUKI(slot.Dir, e.Size, r)
 		}
 		b, err := io.ReadAll(r)
-		small = append(small, namedBytes{f.Name, b})
-		return err
+		small = append(small, namedBytes{e.Name, b})
+		return orNil(err, MediumFailed)
 	})
 	for _, f := range small {
 		if err == nil {
@@ -116,23 +143,19 @@ func closeSlot(slots Slots) error {
 	return err
 }
 
-// writeUKI has selfupdate write the system. It checks the digest before it writes, but syncs nothing and
-// hears of no error of closing: that is made up for before its renames. What the medium has of it is read
-// back when the slot has been unmounted, before anything is armed.
-func writeUKI(dir string, f release.ManifestFile, r io.Reader) error {
-	sum, err := hex.DecodeString(f.SHA256)
-	if err != nil {
-		return fail(WrongFile, err)
-	}
-	target := filepath.Join(dir, f.Name)
-	if err := writeSynced(target, nil); err != nil { // it replaces a file, and makes none
+// writeUKI has selfupdate write the system, of so many bytes. It syncs nothing and hears of no error of
+// closing: that is made up for before its renames. That the medium has what was signed is found out when
+// the slot has been unmounted, before anything is armed.
+func writeUKI(dir string, size int64, r io.Reader) error {
+	target := filepath.Join(dir, bundle.UKI)
+	if err := os.WriteFile(target, nil, 0o600); err != nil { // it replaces a file, and makes none
 		return failure(err, MediumFailed)
 	}
-	options := selfupdate.Options{TargetPath: target, TargetMode: 0o600, Checksum: sum, Hash: crypto.SHA256}
+	options := selfupdate.Options{TargetPath: target, TargetMode: 0o600, Patcher: all{size}}
 	if err := selfupdate.PrepareAndCheckBinary(r, options); err != nil {
-		return failure(err, WrongFile)
+		return failure(err, MediumFailed)
 	}
-	fresh := filepath.Join(dir, "."+f.Name+".new")
+	fresh := filepath.Join(dir, "."+bundle.UKI+".new")
 	if err := syncFile(fresh); err != nil {
 		return failure(err, MediumFailed)
 	}
@@ -140,6 +163,18 @@ func writeUKI(dir string, f release.ManifestFile, r io.Reader) error {
 		return failure(err, MediumFailed)
 	}
 	return orNil(syncFile(dir), MediumFailed)
+}
+
+// All is the patch that has all of the new file, which has so many bytes. Without a patch selfupdate
+// reads into memory that grows, and is copied, in dozens of steps.
+type all struct{ size int64 }
+
+func (a all) Patch(_ io.Reader, to io.Writer, from io.Reader) error {
+	if b, ok := to.(*bytes.Buffer); ok {
+		b.Grow(int(a.size) + bytes.MinRead)
+	}
+	_, err := io.Copy(to, from)
+	return err
 }
 
 // orNil is failure, but nil stays nil.

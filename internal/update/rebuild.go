@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"cloudlink.local/gateway/internal/release"
+	"cloudlink.local/gateway/internal/safefile"
 	"cloudlink.local/gateway/internal/update/bundle"
 	"cloudlink.local/gateway/internal/update/delta"
 	"cloudlink.local/gateway/internal/update/trust"
@@ -33,8 +34,13 @@ func rebuild(ctx context.Context, patch string, d trust.File, running string, fu
 	sum := sha256.New()
 	w := io.MultiWriter(out, sum, &meter{total: full.Size, tell: tell})
 	small := map[string]string{}
-	check := func(r io.Reader) io.Reader { return bundle.Verify(r, d.Size, d.SHA256) } // it has no digest of the patch alone
-	err = each(patch, d.Target, check, func(f release.ManifestFile, r io.Reader) error {
+	in, err := safefile.Open(patch)
+	if err != nil {
+		return failure(err, MediumFailed)
+	}
+	defer in.Close()
+	signed := bundle.Verify(in, d.Size, d.SHA256) // the patch has no digest of its own
+	err = each(signed, d.Target, func(f release.ManifestFile, r io.Reader) error {
 		if f.Name != bundle.DeltaFile { // both of the others come before it
 			b, err := io.ReadAll(r)
 			small[f.Name] = string(b)
@@ -99,15 +105,6 @@ func sumFile(path string) (string, error) {
 	defer f.Close()
 	_, sum, err := digest(f)
 	return sum, err
-}
-
-// digest reads r to its end and returns how many bytes it has and their SHA-256, as lower-case hex.
-func digest(r io.Reader) (n int64, sum string, err error) {
-	h := sha256.New()
-	if n, err = io.Copy(h, r); err != nil {
-		return n, "", err
-	}
-	return n, hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // peakMemory is the most memory that this process has had, 0 where the kernel does not say.

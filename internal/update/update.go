@@ -426,9 +426,9 @@ func (s *service) install(ctx context.Context, o order, p plan) {
 		Floor: t.SecurityFloor, Notes: Notes{DE: t.Notes["de"], EN: t.Notes["en"]},
 	}, Checking)
 	err := func() error {
-		path := p.file
+		path, verify := p.file, verify
 		if path == "" {
-			path = s.path("fetched")
+			path, verify = s.path("fetched"), verifyCompared
 			if err := s.fetch(ctx, &a, p.offer, path); err != nil {
 				return err
 			}
