@@ -3,6 +3,7 @@ package portal
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -326,9 +327,6 @@ func TestPagesInTheBrowser(t *testing.T) {
 		{"missing", "works", "/nowhere"},
 		{"refused", "works", "/log?level=all"},
 	}
-	if err := os.MkdirAll(screenshots, 0o777); err != nil {
-		t.Fatal(err)
-	}
 	for _, lang := range languages {
 		for _, scheme := range []string{"light", "dark"} {
 			for _, width := range []int64{360, 1280} {
@@ -382,7 +380,7 @@ func picture(t *testing.T, ctx context.Context, shot chromedp.Action[[]byte], pa
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, b, 0o666); err != nil {
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o777), os.WriteFile(path, b, 0o666)); err != nil {
 		t.Fatal(err)
 	}
 }

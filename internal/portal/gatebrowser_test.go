@@ -35,9 +35,6 @@ func gateSays(text string) string {
 
 // An update as a browser on any page sees it, from its beginning to its end.
 func TestM4_M5_GateInTheBrowser(t *testing.T) {
-	if err := os.MkdirAll(screenshots, 0o777); err != nil {
-		t.Fatal(err)
-	}
 	for i, c := range []struct {
 		name, kind string
 		end        func(g *gateway)
@@ -153,6 +150,9 @@ func TestM6_ErrorAndRetryInTheBrowser(t *testing.T) {
 	g.change(func(g *gateway) { g.ends(update.Failed, update.NoSpace) })
 	await(t, ctx, gateSays("Update-Fehler")+" && "+gateSays("Auf dem Datenspeicher ist kein Platz für das Update.")+" && "+gateSays("Starten Sie das Gateway neu"))
 	await(t, ctx, `document.querySelector("#attempt-3 .badge").innerText === "Update-Fehler"`)
+	if eval[bool](t, ctx, `document.querySelector("#live .state.error").checkVisibility()`) {
+		t.Error("the page says the same twice")
+	}
 	if !eval[bool](t, ctx, `document.getElementById("attempt-2").open`) {
 		t.Error("a receipt that is being read is closed")
 	}

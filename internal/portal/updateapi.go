@@ -417,7 +417,7 @@ func describeUpdate(enum func(schema, property string, values ...any)) {
 	enum("UpdateStep", "state", states...)
 	enum("UpdateAttempt", "kind", update.Update, update.Rollback, update.Drill)
 	enum("UpdateAttempt", "source", update.FromRepository, update.FromUpload, update.FromUSB, update.FromSlot)
-	enum("UpdateCheck", "name", update.ServiceRuns, update.PortAddress, update.PageOpens, update.DataKept)
+	enum("UpdateCheck", "name", update.VersionRuns, update.ServiceRuns, update.PortAddress, update.PageOpens, update.DataKept)
 	enum("SettingsUpdate", "channel", settings.Stable, settings.Beta)
 	enum("UpdateProblem", "error", busy, notUnderWay, bundleRefused, updateSilent)
 }

@@ -50,28 +50,29 @@ func TestM6TheReceiptOfATrialThatSaidNothing(t *testing.T) {
 }
 
 func TestM6ChecksThatCannotGetWell(t *testing.T) {
-	e := Expected{Services: []string{"portal", "media"}, Data: machine.DataOK, DataFree: 1 << 30}
+	e := Expected{Version: "1.1.0", Services: []string{"portal", "media"}, Data: machine.DataOK, DataFree: 1 << 30}
 	well := machine.Status{
 		Data:     machine.Data{State: machine.DataOK, FreeBytes: 1 << 20},
 		Services: []machine.Service{{Name: "portal", State: machine.Running}}, // and media is done without
 	}
 	for name, c := range map[string]struct {
-		change func(*machine.Status)
+		change func(*Health)
 		bad    CheckName
 		final  bool
 	}{
-		"all is well":      {func(*machine.Status) {}, "", false},
-		"a service starts": {func(m *machine.Status) { m.Services = []machine.Service{{Name: "portal", State: machine.Starting}} }, ServiceRuns, false},
-		"a service has ended": {func(m *machine.Status) {
-			m.Services = []machine.Service{{Name: "portal", State: machine.Running, LastExit: "exit status 1"}}
+		"all is well":      {func(*Health) {}, "", false},
+		"another version":  {func(h *Health) { h.Version = "" }, VersionRuns, true},
+		"a service starts": {func(h *Health) { h.Machine.Services = []machine.Service{{Name: "portal", State: machine.Starting}} }, ServiceRuns, false},
+		"a service has ended": {func(h *Health) {
+			h.Machine.Services = []machine.Service{{Name: "portal", State: machine.Running, LastExit: "exit status 1"}}
 		}, ServiceRuns, true},
-		"data are not open yet":        {func(m *machine.Status) { m.Data = machine.Data{} }, DataKept, false},
-		"data were replaced":           {func(m *machine.Status) { m.Data.State = machine.DataReplaced }, DataKept, true},
-		"the data partition is filled": {func(m *machine.Status) { m.Data.FreeBytes = 0 }, DataKept, false},
+		"data are not open yet":        {func(h *Health) { h.Machine.Data = machine.Data{} }, DataKept, false},
+		"data were replaced":           {func(h *Health) { h.Machine.Data.State = machine.DataReplaced }, DataKept, true},
+		"the data partition is filled": {func(h *Health) { h.Machine.Data.FreeBytes = 0 }, DataKept, false},
 	} {
-		m := well
-		c.change(&m)
-		bad, failing := failed(e.checks(Health{Machine: m}))
+		h := Health{Version: "1.1.0", Machine: well}
+		c.change(&h)
+		bad, failing := failed(e.checks(h))
 		if failing != (c.bad != "") || bad.Name != c.bad || bad.Final != c.final {
 			t.Errorf("%s: %+v, want %s, final %v", name, bad, c.bad, c.final)
 		}

@@ -13,8 +13,9 @@ import (
 
 // Expected is how the system was before an update: what the trial has to bring back.
 type Expected struct {
-	Services []string          `json:"services"` // that ran
-	Ports    []ExpectedPort    `json:"ports"`    // with an address
+	Version  string            `json:"version,omitempty"` // that comes to run
+	Services []string          `json:"services"`          // that ran
+	Ports    []ExpectedPort    `json:"ports"`             // with an address
 	Data     machine.DataState `json:"data"`
 	DataFree int64             `json:"data_free"` // bytes
 }
@@ -46,6 +47,7 @@ type CheckName string
 
 // The checks.
 const (
+	VersionRuns CheckName = "version-runs" // Arg: which
 	ServiceRuns CheckName = "service-runs" // Arg: its name
 	PortAddress CheckName = "port-address" // Arg: its name
 	PageOpens   CheckName = "page-opens"
@@ -54,6 +56,7 @@ const (
 
 // Health is what is known of the system that runs.
 type Health struct {
+	Version string
 	Machine machine.Status
 	Network *network.Status // nil: it does not answer
 	Page    error           // why the page does not open
@@ -98,6 +101,9 @@ func (e Expected) checks(h Health) []Check {
 		}
 		list = append(list, c)
 	}
+	if e.Version != "" { // in records of older versions
+		add(VersionRuns, e.Version, e.isVersion(h.Version))
+	}
 	for _, name := range e.Services {
 		add(ServiceRuns, name, runs(h.Machine.Services, name))
 	}
@@ -107,6 +113,14 @@ func (e Expected) checks(h Health) []Check {
 	add(PageOpens, "", h.Page)
 	add(DataKept, "", e.kept(h.Machine.Data))
 	return list
+}
+
+// isVersion says why the system that runs is not the one that was meant to.
+func (e Expected) isVersion(running string) error {
+	if running != e.Version {
+		return final{fmt.Errorf("version %q runs", running)}
+	}
+	return nil
 }
 
 // kept says why the data partition is not as it was.

@@ -31,6 +31,7 @@ const (
 	Crashed        Reason = "crashed"       // the kernel of the trial crashed or hung
 	Cancelled      Reason = "cancelled"     // by a person
 	Internal       Reason = "internal"      // none of ours foresaw it
+	NoBundle       Reason = "no-bundle"     // no USB stick has one
 	NotSlots       Reason = "no-slots"      // the machine was not started by our loader
 )
 

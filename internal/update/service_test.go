@@ -354,7 +354,7 @@ func TestM5FromAStick(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, st := s.settle(t, start(t, s.disk, 1), func(r *run) { ask(t, r.USB) })
-	if a := st.Attempts[0]; a.Reason != "not-a-repository" || a.Source != FromUSB {
+	if a := st.Attempts[0]; a.Reason != NoBundle || a.Source != FromUSB {
 		t.Errorf("an empty stick: %+v", a)
 	}
 	for name, b := range map[string][]byte{

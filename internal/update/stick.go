@@ -14,7 +14,6 @@ import (
 
 	"cloudlink.local/gateway/internal/release"
 	"cloudlink.local/gateway/internal/safefile"
-	"cloudlink.local/gateway/internal/update/trust"
 )
 
 // fromSticks copies the bundle with the newest update on the USB sticks to where uploads lie. From there on
@@ -30,7 +29,7 @@ func (s *service) fromSticks(ctx context.Context) (err error) {
 	}()
 	files := bundles(slots.Sticks)
 	if len(files) == 0 {
-		return fail(Reason(trust.NotRepository), fmt.Errorf("%d USB sticks can be read, and none has a file *.bundle for %s", len(slots.Sticks), s.Release.Board))
+		return fail(NoBundle, fmt.Errorf("%d USB sticks can be read, and none has a file *.bundle for %s", len(slots.Sticks), s.Release.Board))
 	}
 	in, err := safefile.Open(files[0])
 	if err != nil {

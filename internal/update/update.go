@@ -572,6 +572,7 @@ func (s *service) tryOther(ctx context.Context, a *Attempt) error {
 	}
 	h := s.Health(ctx)
 	a.Expected, a.BootID, a.PeakMemory = expect(h), h.Machine.BootID, peakMemory()
+	a.Expected.Version = a.To
 	s.save(*a)
 	s.cancellable(nil) // from here on the loader decides
 	if _, err := s.Machine.ArmSlot(ctx, 1); err != nil {
@@ -615,7 +616,11 @@ func (s *service) stopping(ctx context.Context) bool {
 // prove runs the trial of the system that runs.
 func (s *service) prove(ctx context.Context, a *Attempt) {
 	t := s.Trial
-	t.look = s.Health
+	t.look = func(ctx context.Context) Health {
+		h := s.Health(ctx)
+		h.Version = s.Release.Version
+		return h
+	}
 	checks, good := t.run(ctx, a.Expected, func(list []Check) {
 		s.show(func(st *Status) { st.Checks = list })
 	})

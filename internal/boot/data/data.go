@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cloudlink.local/gateway/internal/boot"
 	"cloudlink.local/gateway/internal/condition"
 	"cloudlink.local/gateway/internal/machine"
 )
@@ -196,8 +197,7 @@ func (p Partition) look(device string, places []int64, do func(files string) err
 	if err != nil {
 		return fmt.Errorf("mount data partition read-only: %w", err)
 	}
-	defer unix.Unmount(files, 0)
-	return do(files)
+	return errors.Join(do(files), boot.Unmount(files))
 }
 
 // repair puts a backup in the place of a damaged primary superblock and mounts the file system.
@@ -236,7 +236,11 @@ func (p Partition) startAgain(device *os.File, size int64, at string, start []by
 	if err := unix.Mount("tmpfs", kept, "tmpfs", flags, fmt.Sprintf("mode=0700,size=%d", keep+8<<20)); err != nil {
 		return failing(fmt.Errorf("mount memory for what is set aside: %w", err))
 	}
-	defer unix.Unmount(kept, 0)
+	defer func() {
+		if err := boot.Unmount(kept); err != nil {
+			p.Log.Warn("free the memory for what was set aside", "error", err)
+		}
+	}()
 	_, sb := backups(device, size)
 	var saved string
 	files := filepath.Join(kept, "files")
