@@ -108,7 +108,7 @@ func extents(path string, t bundle.Target, do func(bundle.Extent, io.Reader) err
 func write(ctx context.Context, slots Slots, path string, t bundle.Target) error {
 	slot, err := slots.OpenSlot(ctx)
 	if err != nil {
-		return fail(MediumFailed, err)
+		return failure(err, MediumFailed)
 	}
 	var small []namedBytes
 	err = extents(path, t, func(e bundle.Extent, r io.Reader) error {
@@ -189,7 +189,7 @@ func orNil(err error, otherwise Reason) error {
 func readBack(ctx context.Context, slots Slots, files []release.ManifestFile) error {
 	slot, err := slots.SealSlot(ctx)
 	if err != nil {
-		return fail(MediumFailed, err)
+		return failure(err, MediumFailed)
 	}
 	return holds(slot.Dir, files)
 }
@@ -252,7 +252,7 @@ func syncFile(path string) error {
 func look(ctx context.Context, slots Slots) (release.Manifest, error) {
 	slot, err := slots.LookSlot(ctx)
 	if err != nil {
-		return release.Manifest{}, fail(NothingThere, err)
+		return release.Manifest{}, failure(err, NothingThere)
 	}
 	b, err := safefile.Read(filepath.Join(slot.Dir, bundle.Manifest), 1<<20)
 	if err != nil {

@@ -239,10 +239,16 @@ type run struct {
 
 func (s *site) run(t *testing.T, b *box) *run {
 	t.Helper()
+	return s.runWith(t, b, b, func(*Config) {})
+}
+
+// runWith is run with another way to b, and a changed Config.
+func (s *site) runWith(t *testing.T, m Machine, b *box, change func(*Config)) *run {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, done := make(chan struct{}), make(chan error, 1)
 	c := Config{
-		Socket: filepath.Join(t.TempDir(), "sock"), Data: b.disk.data(), RootFile: s.root, Machine: b,
+		Socket: filepath.Join(t.TempDir(), "sock"), Data: b.disk.data(), RootFile: s.root, Machine: m,
 		Release:  release.Release{Product: release.Product, Board: "qemu-virt", Version: b.version()},
 		Settings: func(context.Context) (settings.Update, error) { return s.set, nil },
 		Health: func(ctx context.Context) Health {
@@ -257,6 +263,7 @@ func (s *site) run(t *testing.T, b *box) *run {
 		Trial:  trial{every: time.Millisecond, steady: 3 * time.Millisecond, limit: 20 * time.Millisecond},
 		Log:    slog.New(slog.DiscardHandler),
 	}
+	change(&c)
 	go func() { done <- c.Run(ctx, func() { close(ready) }) }()
 	select {
 	case <-ready:

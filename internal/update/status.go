@@ -85,7 +85,9 @@ func (s *service) checked(c LastCheck) { s.show(func(st *Status) { st.Check = &c
 func (s *service) cancellable(cancel func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.cancel, s.cancelled = cancel, false
+	if s.cancel = cancel; cancel != nil {
+		s.cancelled = false
+	}
 }
 
 // begin begins an attempt.
@@ -104,7 +106,7 @@ func (s *service) enter(a *Attempt, to State) {
 	now := time.Now()
 	took := time.Duration(0)
 	if n := len(a.Steps); n > 0 {
-		took = now.Sub(a.Steps[n-1].Time)
+		took = max(0, now.Sub(a.Steps[n-1].Time)) // the clock may have been put back
 	}
 	if err := a.begin(to, now, took); err != nil {
 		s.Log.Error(err.Error()) // the table of states is wrong; the attempt goes on

@@ -27,7 +27,7 @@ func (s *service) fromSticks(ctx context.Context) (err error) {
 		_, e := s.Machine.CloseSticks(context.WithoutCancel(ctx))
 		err = errors.Join(err, orNil(e, MediumFailed))
 	}()
-	files := bundles(slots.Sticks)
+	files := bundles(slots.Sticks, s.Release.Board)
 	if len(files) == 0 {
 		return fail(NoBundle, fmt.Errorf("%d USB sticks can be read, and none has a file *.bundle for %s", len(slots.Sticks), s.Release.Board))
 	}
@@ -40,10 +40,13 @@ func (s *service) fromSticks(ctx context.Context) (err error) {
 	return orNil(takeIn(s.path(uploaded), io.LimitReader(in, maxUpload)), MediumFailed)
 }
 
-// bundles are the bundles in the folders, the newest first by what their names say; what is in them is
-// found out later.
-func bundles(dirs []string) []string {
-	type named struct{ path, version string }
+// bundles are the bundles in the folders, those first whose name has the board, and the newest first of them,
+// by their names; what is in them is found out later.
+func bundles(dirs []string, board string) []string {
+	type named struct {
+		path, version string
+		ours          bool
+	}
 	var list []named
 	for _, dir := range dirs {
 		d, err := os.Open(dir)
@@ -57,7 +60,10 @@ func bundles(dirs []string) []string {
 			if !ok || strings.HasPrefix(name, ".") {
 				continue
 			}
-			n := named{path: filepath.Join(dir, name)}
+			n := named{path: filepath.Join(dir, name), ours: strings.Contains(name, "-"+board+"-")}
+			if info, err := os.Lstat(n.path); err != nil || !info.Mode().IsRegular() {
+				continue
+			}
 			for rest := stem; rest != "" && n.version == ""; { // behind any of the dashes
 				if release.CheckVersion(rest) == nil {
 					n.version = rest
@@ -68,6 +74,12 @@ func bundles(dirs []string) []string {
 		}
 	}
 	slices.SortFunc(list, func(a, b named) int {
+		if a.ours != b.ours {
+			if a.ours {
+				return -1
+			}
+			return 1
+		}
 		if n, err := release.Compare(b.version, a.version); err == nil && n != 0 {
 			return n
 		}

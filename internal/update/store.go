@@ -32,8 +32,7 @@ type store struct {
 	warn func(error)
 }
 
-// openStore reads the record. A damaged one is put aside: it is a receipt, nothing is decided by it
-// that the loader's environment does not also say.
+// openStore reads the record. A damaged one is put aside: a system that is on trial proves itself without.
 func openStore(dir string, warn func(error)) *store {
 	s := &store{file: filepath.Join(dir, "attempts.json"), warn: warn}
 	b, err := safefile.Read(s.file, maxRecord)
@@ -74,12 +73,26 @@ func (s *store) add(a Attempt) Attempt {
 // save puts a in the place of the newest attempt, on the medium.
 func (s *store) save(a Attempt) {
 	s.rec.Attempts[len(s.rec.Attempts)-1] = clone(a)
-	b, err := json.Marshal(s.rec)
+	b, err := s.encode()
 	if err == nil {
 		err = renameio.WriteFile(s.file, b, 0o600)
 	}
+	if err == nil {
+		err = syncFile(filepath.Dir(s.file)) // the new name is on the medium before anything is armed
+	}
 	if err != nil {
 		s.warn(fmt.Errorf("save the record of updates: %w", err))
+	}
+}
+
+// encode returns the record as it can be read again: the last words of the oldest attempts go first.
+func (s *store) encode() ([]byte, error) {
+	for i := 0; ; i++ {
+		b, err := json.Marshal(s.rec)
+		if err != nil || len(b) <= maxRecord || i == len(s.rec.Attempts) {
+			return b, err
+		}
+		s.rec.Attempts[i].LastLog = nil
 	}
 }
 

@@ -219,11 +219,21 @@ func (s *service) awaitSlots(ctx context.Context) (machine.Slots, error) {
 
 // resume goes on with the attempt that a restart has interrupted.
 func (s *service) resume(ctx context.Context, slots machine.Slots) {
-	if slots.OnTrial && !s.store.last().State.Working() {
-		// Somebody armed it by hand, or the record is lost: it has to prove itself all the same.
-		s.begin(Attempt{Kind: Update, By: "", Source: FromSlot, FromSlot: slots.Confirmed, ToSlot: slots.Running, To: s.Release.Version}, Trial)
-	}
 	a := s.store.last()
+	if slots.OnTrial && a.State != PendingReboot && a.State != Trial {
+		// Somebody armed it by hand, or the record is lost: it has to prove itself all the same.
+		to := s.Release.Version
+		if a.State.Working() {
+			to = a.To
+			s.end(&a, Failed, fail(Interrupted, nil))
+		}
+		a = s.begin(Attempt{Kind: Update, By: "", Source: FromSlot, FromSlot: slots.Confirmed, ToSlot: slots.Running, To: to}, Trial)
+		if err := s.trust(ctx).Allowed(s.Release.Version); err != nil { // it may have been a drill
+			s.end(&a, RolledBack, failure(err, Internal))
+			s.restart(ctx)
+			return
+		}
+	}
 	if !a.State.Working() {
 		os.Remove(s.path(uploaded)) // it did not come whole
 		s.lookAround(ctx)
@@ -318,15 +328,14 @@ type plan struct {
 // update looks for an update and installs it.
 func (s *service) update(ctx context.Context, o order) {
 	set, err := s.Settings(ctx)
-	if err != nil {
+	switch {
+	case err != nil && o.source() == FromRepository:
 		s.Log.Warn("update: " + err.Error())
 		return
-	}
-	if o.source() == FromRepository && set.Server == "" {
+	case o.source() == FromRepository && set.Server == "":
 		s.checked(LastCheck{Time: time.Now().UTC(), Reason: NoServer})
 		return
-	}
-	if o.stick && o.file == "" {
+	case err == nil && o.stick && o.file == "":
 		o.file = s.path(uploaded)
 		err = s.fromSticks(ctx)
 	}
@@ -340,8 +349,8 @@ func (s *service) update(ctx context.Context, o order) {
 		}
 		f := failure(err, Internal)
 		s.checked(LastCheck{Time: time.Now().UTC(), Reason: f.Reason, Detail: f.Error()})
-		if o.file != "" { // somebody waits for it
-			os.Remove(o.file)
+		if o.source() != FromRepository { // somebody waits for it
+			os.Remove(s.path(uploaded))
 			a := s.begin(Attempt{Kind: Update, By: o.by, Source: o.source(), From: s.Release.Version}, Checking)
 			s.end(&a, Failed, f)
 		}
@@ -402,6 +411,7 @@ func (s *service) find(ctx context.Context, o order, set settings.Update) (plan,
 		}
 		_, err = io.Copy(target, b.Target(offer.Full))
 		if err := errors.Join(err, target.Close()); err != nil {
+			os.Remove(target.Name())
 			return plan{}, failure(err, WrongFile)
 		}
 		return plan{offer: offer, file: s.path("fetched")}, nil
@@ -445,7 +455,8 @@ func (s *service) install(ctx context.Context, o order, p plan) {
 		s.forget() // the slot has it now
 		return s.tryOther(ctx, &a)
 	}()
-	if p.file != "" && err != nil && !s.stopping(ctx) {
+	// What came from the server is kept for the next attempt, but not where it leaves no room for the receipt.
+	if err != nil && !s.stopping(ctx) && (p.file != "" || failure(err, Internal).Reason == NoSpace) {
 		s.forget()
 	}
 	s.finish(ctx, &a, err)
@@ -559,7 +570,7 @@ func (s *service) toOther(ctx context.Context, o order) {
 func (s *service) tryOther(ctx context.Context, a *Attempt) error {
 	slots, err := s.Machine.Slots(ctx)
 	if err != nil {
-		return fail(NotSlots, err)
+		return failure(err, NotSlots)
 	}
 	a.FromSlot, a.ToSlot = slots.Running, string(bootenv.Slot(slots.Running).Other())
 	s.enter(a, PendingReboot)
@@ -572,18 +583,26 @@ func (s *service) tryOther(ctx context.Context, a *Attempt) error {
 	}
 	h := s.Health(ctx)
 	a.Expected, a.BootID, a.PeakMemory = expect(h), h.Machine.BootID, peakMemory()
-	a.Expected.Version = a.To
 	s.save(*a)
 	s.cancellable(nil) // from here on the loader decides
+	if ctx.Err() != nil {
+		return ctx.Err() // it was cancelled just before
+	}
 	if _, err := s.Machine.ArmSlot(ctx, 1); err != nil {
-		return fail(NotArmed, err)
+		return s.notArmed(ctx, err)
 	}
 	s.Log.Info(arming+a.ToSlot, "version", a.To)
 	if err := s.Machine.Restart(ctx); err != nil {
-		return fail(NotArmed, err)
+		return s.notArmed(ctx, err)
 	}
 	<-ctx.Done() // process 1 ends us
 	return nil
+}
+
+// notArmed takes back what the loader may have been told: no start in some weeks shall try what failed.
+func (s *service) notArmed(ctx context.Context, err error) error {
+	_, e := s.Machine.ConfirmSlot(context.WithoutCancel(ctx))
+	return fail(NotArmed, errors.Join(err, e))
 }
 
 // goodTime says whether the gateway may restart now by itself.
@@ -621,7 +640,9 @@ func (s *service) prove(ctx context.Context, a *Attempt) {
 		h.Version = s.Release.Version
 		return h
 	}
-	checks, good := t.run(ctx, a.Expected, func(list []Check) {
+	expected := a.Expected
+	expected.Version = a.To // also where the record of what was expected is lost
+	checks, good := t.run(ctx, expected, func(list []Check) {
 		s.show(func(st *Status) { st.Checks = list })
 	})
 	if ctx.Err() != nil {
@@ -637,7 +658,12 @@ func (s *service) prove(ctx context.Context, a *Attempt) {
 	default:
 		s.gaveUp(ctx, a)
 	}
-	if err := s.Machine.Restart(ctx); err != nil { // the loader starts the one before
+	s.restart(ctx)
+}
+
+// restart ends a trial: the loader starts the system before it.
+func (s *service) restart(ctx context.Context) {
+	if err := s.Machine.Restart(ctx); err != nil {
 		s.Log.Error(err.Error())
 	}
 }

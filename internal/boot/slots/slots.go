@@ -110,8 +110,10 @@ func (k *Keeper) Open() error {
 	if err := k.close(); err != nil {
 		return fmt.Errorf("open slot: %w", err)
 	}
-	if k.env.Trial != bootenv.None { // nothing half-written is ever tried
-		if err := k.write(bootenv.Env{Confirmed: k.running}); err != nil {
+	// Nothing half-written is ever tried, nor taken for confirmed: after a fall-back the slot that is about
+	// to be emptied is the one that the loader would start without a counter.
+	if want := (bootenv.Env{Confirmed: k.running}); k.env != want {
+		if err := k.write(want); err != nil {
 			return fmt.Errorf("open slot: %w", err)
 		}
 	}
@@ -317,10 +319,13 @@ func (k *Keeper) close() error {
 	})
 }
 
-// write puts an environment block into both of its places. The first is the one that counts.
+// write puts an environment block into both of its places. The one that counts comes last: if the other
+// cannot be written, nothing has changed. After an error nobody knows what the loader will read, and
+// whatever is wanted next is written.
 func (k *Keeper) write(e bootenv.Env) error {
+	k.env = bootenv.Env{}
 	err := k.onESP(0, func() error {
-		for _, name := range []string{bootenv.File, bootenv.Backup} {
+		for _, name := range []string{bootenv.Backup, bootenv.File} {
 			if err := bootenv.WriteFile(filepath.Join(k.esp, name), e); err != nil {
 				return err
 			}

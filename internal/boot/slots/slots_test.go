@@ -293,3 +293,50 @@ func TestTheFloorOnlyRises(t *testing.T) {
 		t.Errorf("the environment is %+v now", got)
 	}
 }
+
+// The loader fell back to a: b, which is confirmed, did not start. What is written into b now must not be
+// what the loader starts without a counter.
+func TestM4AfterAFallBackNothingUntriedIsConfirmed(t *testing.T) {
+	k, m := newKeeper(t, bootenv.Env{Confirmed: bootenv.B})
+	if err := k.Open(); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Seal(); err != nil {
+		t.Fatal(err)
+	}
+	if got := envs(t, m)[0]; got.Confirmed != bootenv.A {
+		t.Errorf("slot b is written and nobody has tried it; the loader starts it as confirmed: %+v", got)
+	}
+}
+
+// The second copy cannot be written.
+func TestM4ArmedByHalves(t *testing.T) {
+	k, _ := newKeeper(t, bootenv.Env{Confirmed: bootenv.A})
+	if err := k.onESP(0, func() error {
+		p := filepath.Join(k.esp, bootenv.Backup)
+		os.Remove(p)
+		return os.Mkdir(p, 0o700)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	k.Open()
+	k.Seal()
+	err := k.Arm(1)
+	if err == nil {
+		t.Fatal("armed")
+	}
+	read := func() bootenv.Env {
+		var e bootenv.Env
+		k.onESP(1, func() error { e, _ = bootenv.ReadFile(filepath.Join(k.esp, bootenv.File)); return nil })
+		return e
+	}
+	if e := read(); e.Trial != bootenv.None {
+		t.Errorf("%v: but the loader reads %+v", err, e)
+	}
+	if err := k.Open(); err == nil && read().Trial != bootenv.None {
+		t.Errorf("an emptied slot is on trial: %+v", read())
+	}
+	if err := k.Confirm(); err == nil && read().Trial != bootenv.None {
+		t.Errorf("Confirm called nothing off: %+v", read())
+	}
+}
