@@ -15,6 +15,7 @@ import (
 
 	"cloudlink.local/gateway/firmware/keys"
 	"cloudlink.local/gateway/firmware/publish"
+	"cloudlink.local/gateway/internal/safefile"
 	"cloudlink.local/gateway/internal/update/bundle"
 	"cloudlink.local/gateway/internal/update/delta"
 )
@@ -112,19 +113,22 @@ func repository(set, repo string) (publish.Options, error) {
 	return o, err
 }
 
+// maxNotes is more than any notes have that are accepted, in bytes.
+const maxNotes = 1 << 20
+
 func publishImage(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("publish", flag.ContinueOnError)
 	board, set, repo := boardFlag(f), keysFlag(f), repoFlag(f)
 	rel := publish.Release{Notes: map[string]string{}}
 	f.StringVar(&rel.Image, "image", "", "`FOLDER` with the built image (default build/BOARD)")
-	channel := f.String("channel", bundle.Stable, "`CHANNEL` of devices that are offered it: stable, or beta for those that try it first")
-	f.StringVar(&rel.MinimumFrom, "minimum-from", "", "the oldest `VERSION` that may update to it (default any)")
+	channel := f.String("channel", "", "`CHANNEL` of devices that are offered it: stable, or beta for those that try it first (default as before, of a new version stable)")
+	f.StringVar(&rel.MinimumFrom, "minimum-from", "", "the oldest `VERSION` that may update to it (default as before, of a new version any)")
 	f.StringVar(&rel.SecurityFloor, "security-floor", "", "once it is confirmed, nothing older than this `VERSION` may be installed (default as before)")
 	rollout := number(f, "rollout", 100, 0, 100, "`PERCENT` of the devices that take it unasked; publish it again with more", "-rollout 10")
 	deltas := number(f, "deltas", 3, 0, 20, "make deltas from so many `RELEASES` before it", "-deltas 3")
 	for _, language := range bundle.Languages {
 		f.Func("notes-"+language, fmt.Sprintf("`FILE` that says what is new, in %q, plain text", language), func(s string) error {
-			b, err := os.ReadFile(s)
+			b, err := safefile.Read(s, maxNotes)
 			if errors.Is(err, fs.ErrNotExist) {
 				return errors.New("there is no such file")
 			}
@@ -135,7 +139,9 @@ func publishImage(ctx context.Context, args []string) error {
 	if err := parse(f, args); err != nil {
 		return err
 	}
-	rel.Channels, rel.Rollout = []string{*channel}, *rollout
+	if rel.Rollout = *rollout; *channel != "" {
+		rel.Channels = []string{*channel}
+	}
 	if rel.Image == "" {
 		root, err := findRoot()
 		if err != nil {
@@ -197,8 +203,17 @@ func listRepository(args []string) error {
 		}
 		fmt.Println(line)
 	}
+	var expired []string
 	for _, role := range keys.Roles {
-		fmt.Printf("%s is good until %s\n", role, l.Expires[role].Format(time.DateOnly))
+		said := "is good until"
+		if !l.Expires[role].After(o.Now) {
+			said, expired = "HAS EXPIRED on", append(expired, role)
+		}
+		fmt.Printf("%s %s %s\n", role, said, l.Expires[role].Format(time.DateOnly))
+	}
+	if len(expired) > 0 {
+		return fmt.Errorf("no device takes anything from this repository, %s expired: go run ./firmware repo renew (root: keys renew before)",
+			strings.Join(expired, " and "))
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ package publish
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -42,11 +43,12 @@ type Options struct {
 	Log func(format string, args ...any)
 }
 
-// A Release is what is to be published, and who is to have it.
+// A Release is what is to be published, and who is to have it. What it leaves empty stays as it was
+// published before; a floor also as in the releases before it.
 type Release struct {
 	Image         string // folder that firmware image has written
 	Boot          *keys.Set
-	Channels      []string
+	Channels      []string // of a new one: bundle.Stable
 	MinimumFrom   string
 	SecurityFloor string
 	Rollout       int
@@ -64,6 +66,12 @@ func Add(ctx context.Context, o Options, rel Release) error {
 		return err
 	}
 	defer unlock()
+	if err := r.inherit(&target); err != nil {
+		return err
+	}
+	if err := check(target, rel.Boot.Kind); err != nil {
+		return err
+	}
 	if err := r.fits(target); err != nil {
 		return err
 	}
@@ -127,7 +135,7 @@ func readImage(rel Release) (bundle.Target, map[string][]byte, error) {
 	if m.Keys == release.Production && strings.Contains(m.Version, "dirty") {
 		return t, nil, fmt.Errorf("version %s: the image is of files that are not committed: commit them and build it again", m.Version)
 	}
-	return t, files, check(t, m.Keys)
+	return t, files, nil
 }
 
 // check says what is wrong with a target, in the words of the command line.
@@ -149,6 +157,52 @@ func check(t bundle.Target, kind release.Keys) error {
 		}
 	}
 	return nil
+}
+
+// inherit gives t what its release does not say.
+func (r *repository) inherit(t *bundle.Target) error {
+	highest, of := "", ""
+	for path, other := range r.parsed {
+		if other.Board != t.Board || other.Kind != bundle.Full {
+			continue
+		}
+		n, err := release.Compare(t.Version, other.Version)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		if n == 0 {
+			if len(t.Channels) == 0 {
+				t.Channels = other.Channels
+			}
+			if len(t.Notes) == 0 {
+				t.Notes = other.Notes
+			}
+			t.MinimumFrom = cmp.Or(t.MinimumFrom, other.MinimumFrom)
+		}
+		if n < 0 || other.SecurityFloor == "" {
+			continue
+		}
+		if n, err := release.Compare(other.SecurityFloor, cmp.Or(highest, other.SecurityFloor)); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		} else if n > 0 || highest == "" {
+			highest, of = other.SecurityFloor, other.Version
+		}
+	}
+	if len(t.Channels) == 0 {
+		t.Channels = []string{bundle.Stable}
+	}
+	if t.SecurityFloor == "" {
+		t.SecurityFloor = highest
+	}
+	if highest == "" {
+		return nil
+	}
+	n, err := release.Compare(t.SecurityFloor, highest)
+	if err == nil && n < 0 {
+		err = fmt.Errorf("security floor %s: it is %s since version %s, and devices that have it never go below: leave -security-floor out or name a newer one",
+			t.SecurityFloor, highest, of)
+	}
+	return err
 }
 
 // fits says whether t may be added to what is there.

@@ -605,6 +605,40 @@ func TestServer(t *testing.T) {
 	}
 }
 
+// What a second publishing does not say stays, and a floor goes along to the releases after it.
+func TestWhatIsNotSaidStays(t *testing.T) {
+	r := publishtest.New(t)
+	r.Publish("1.1.0", func(rel *publish.Release) {
+		rel.Channels, rel.MinimumFrom, rel.SecurityFloor, rel.Rollout = []string{bundle.Beta}, "0.9.0", "1.0.0", 10
+	})
+	nothing := func(rel *publish.Release) { rel.Channels, rel.Notes = nil, nil }
+	r.Publish("1.1.0", func(rel *publish.Release) { nothing(rel); rel.Rollout = 50 })
+	r.Publish("1.2.0", nothing)
+	l, err := publish.List(r.Options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, got := range l.Releases {
+		switch got.Version {
+		case "1.1.0":
+			if !slices.Equal(got.Channels, []string{bundle.Beta}) || got.MinimumFrom != "0.9.0" || got.SecurityFloor != "1.0.0" || got.Rollout != 50 || got.Notes["de"] == "" {
+				t.Errorf("published again: %+v", got)
+			}
+		case "1.2.0":
+			if !slices.Equal(got.Channels, []string{bundle.Stable}) || got.MinimumFrom != "" || got.SecurityFloor != "1.0.0" || len(got.Notes) != 0 {
+				t.Errorf("the next: %+v", got)
+			}
+		}
+	}
+	if len(l.Releases) != 2 {
+		t.Errorf("%d releases", len(l.Releases))
+	}
+	err = r.TryPublish(r.Image("1.2.0", nil), func(rel *publish.Release) { rel.SecurityFloor = "0.9.0" })
+	if err == nil || !strings.Contains(err.Error(), "1.0.0 since version 1.1.0") {
+		t.Errorf("a floor that goes down: %v", err)
+	}
+}
+
 // Custom data are what devices of today read, whatever comes later.
 func TestFormOfCustomData(t *testing.T) {
 	r := publishtest.New(t)
