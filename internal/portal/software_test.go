@@ -47,7 +47,7 @@ func TestSoftwarePage(t *testing.T) {
 		},
 		"M6: gone back": {
 			g:       returned(),
-			says:    []string{"Update-Fehler", "nicht alles arbeitete wie zuvor", "Port eth0 hat seine Adressen wieder", "FEHLT", "no answer to DHCP DISCOVER", `/api/v1/update/attempts/3?lang=de"`, `/api/v1/update/attempts/3.json"`},
+			says:    []string{"Update-Fehler", "nicht alles arbeitete wie zuvor", "Port eth0 hat seine Adressen wieder", "FEHLER", "no answer to DHCP DISCOVER", `/api/v1/update/attempts/3?lang=de"`, `/api/v1/update/attempts/3.json"`},
 			saysNot: []string{"Erneut versuchen"},
 		},
 		"no server": {

@@ -209,7 +209,7 @@ func TestReceiptsAreDownloaded(t *testing.T) {
 	}
 	for _, want := range []string{
 		"Beleg über Update Nr. 3", "Update von 1.0.0 auf 1.1.0", "Zurückgekehrt", "nicht alles arbeitete wie zuvor", "192.168.178.23", "Update-Server",
-		"Herunterladen", "4,0\u00a0Sek.", "FEHLT    Port eth0 hat seine Adressen wieder", "no DHCP server has answered", "init: restart requested by user 104",
+		"Herunterladen", "4,0\u00a0Sek.", "FEHLER   Port eth0 hat seine Adressen wieder", "no DHCP server has answered", "init: restart requested by user 104",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("lacks %q:\n%s", want, text)

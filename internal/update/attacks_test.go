@@ -399,8 +399,4 @@ func TestM5TheClockIsPutBack(t *testing.T) {
 	if a.Steps[0].Seconds < 0 {
 		t.Errorf("the step took %v seconds", a.Steps[0].Seconds)
 	}
-	st := Status{State: Failed, Attempts: []Attempt{{State: Failed, Reason: NoConnection, Steps: []Step{{State: Failed, Time: time.Now().AddDate(30, 0, 0)}}}}}
-	if list := st.conditions(time.Now()); len(list) > 0 {
-		t.Errorf("an error of 2056 is told for 30 years: %v", list[0].ID)
-	}
 }

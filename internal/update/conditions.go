@@ -35,7 +35,7 @@ func (s Status) conditions(now time.Time) (list []condition.Condition) {
 		switch a := s.Attempts[0]; {
 		case a.State == RolledBack:
 			list = append(list, condition.New(condition.UpdateReturned, "version", a.To))
-		case a.State == Failed && a.Reason != Cancelled && now.Sub(a.Ended()).Abs() < errorTime && !s.fineSince(a.Ended()):
+		case a.State == Failed && a.Reason != Cancelled && now.Sub(a.Ended()) < errorTime && !s.fineSince(a.Ended()):
 			list = append(list, condition.New(condition.UpdateError))
 		}
 	}
