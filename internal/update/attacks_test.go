@@ -57,7 +57,7 @@ func TestM5CancelledJustBeforeTheRestart(t *testing.T) {
 		t.Errorf("cancelled, and the attempt is %s %s, busy %v", st.State, st.Attempts[0].Reason, st.Busy)
 	}
 	r.stop()
-	r = s.runWith(t, b, b, func(c *Config) {})
+	s.runWith(t, b, b, func(c *Config) {})
 	select {
 	case <-b.restarts:
 		t.Errorf("it was cancelled, and the restarted service has armed it: %+v", b.disk.env)
