@@ -22,37 +22,66 @@ func digest(r io.Reader) (n int64, sum string, err error) {
 // An asideSHA256 is the SHA-256 of what is written to it, computed on another processor while its user
 // fetches more. Whoever has written to it ends it by hex or reset.
 type asideSHA256 struct {
-	in  *io.PipeWriter
-	sum chan []byte
+	filling    []byte
+	full, free chan []byte
+	sum        chan []byte
 }
 
+// asideBuffers are so many that neither side waits for the other at each of them.
+const asideBuffers = 4
+
 func (h *asideSHA256) Write(b []byte) (int, error) {
-	if h.in == nil {
-		r, w := io.Pipe()
-		sum := make(chan []byte)
-		h.in, h.sum = w, sum
-		go func() {
-			s := sha256.New()
-			io.CopyBuffer(s, r, make([]byte, copySize))
-			sum <- s.Sum(nil)
-		}()
+	if h.full == nil {
+		h.full, h.free, h.sum = make(chan []byte, asideBuffers), make(chan []byte, asideBuffers), make(chan []byte)
+		for range asideBuffers {
+			h.free <- nil
+		}
+		go hashAside(h.full, h.free, h.sum)
 	}
-	return h.in.Write(b) // comes back when the bytes are copied
+	for rest := b; len(rest) > 0; {
+		if h.filling == nil {
+			if h.filling = <-h.free; h.filling == nil {
+				h.filling = make([]byte, 0, copySize)
+			}
+		}
+		n := min(len(rest), cap(h.filling)-len(h.filling))
+		h.filling, rest = append(h.filling, rest[:n]...), rest[n:]
+		if len(h.filling) == cap(h.filling) {
+			h.hand()
+		}
+	}
+	return len(b), nil
+}
+
+// hashAside hashes what is full until that is closed.
+func hashAside(full <-chan []byte, free, sum chan<- []byte) {
+	s := sha256.New()
+	for b := range full {
+		s.Write(b)
+		free <- b[:0]
+	}
+	sum <- s.Sum(nil)
+}
+
+func (h *asideSHA256) hand() {
+	h.full <- h.filling
+	h.filling = nil
 }
 
 // hex ends it and returns the digest in lower-case hex.
 func (h *asideSHA256) hex() string {
-	if h.in == nil {
-		h.Write(nil)
+	h.Write(nil)
+	if h.filling != nil {
+		h.hand()
 	}
-	h.in.Close()
-	h.in = nil
+	close(h.full)
+	h.full = nil
 	return hex.EncodeToString(<-h.sum)
 }
 
 // reset forgets what was written.
 func (h *asideSHA256) reset() {
-	if h.in != nil {
+	if h.full != nil {
 		h.hex()
 	}
 }

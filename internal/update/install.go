@@ -54,7 +54,7 @@ func verify(path string, t bundle.Target) error {
 // verifyCompared is verify for an archive whose digest was compared as it came: what its manifest says is
 // left.
 func verifyCompared(path string, t bundle.Target) error {
-	return extents(path, t, func(e bundle.Extent, r io.Reader) error {
+	return extents(path, t, func(e bundle.Extent, r *io.SectionReader) error {
 		if e.Name != bundle.Manifest {
 			return nil
 		}
@@ -88,7 +88,7 @@ func each(r io.Reader, t bundle.Target, do func(release.ManifestFile, io.Reader)
 }
 
 // extents calls do for every file of an archive that has been verified.
-func extents(path string, t bundle.Target, do func(bundle.Extent, io.Reader) error) error {
+func extents(path string, t bundle.Target, do func(bundle.Extent, *io.SectionReader) error) error {
 	f, err := safefile.Open(path)
 	if err != nil {
 		return failure(err, MediumFailed)
@@ -111,12 +111,12 @@ func write(ctx context.Context, slots Slots, path string, t bundle.Target) error
 		return failure(err, MediumFailed)
 	}
 	var small []namedBytes
-	err = extents(path, t, func(e bundle.Extent, r io.Reader) error {
+	err = extents(path, t, func(e bundle.Extent, r *io.SectionReader) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		if e.Name == bundle.UKI {
-			return writeUKI(slot.Dir, e.Size, r)
+			return writeUKI(slot.Dir, r)
 		}
 		b, err := io.ReadAll(r)
 		small = append(small, namedBytes{e.Name, b})
@@ -143,16 +143,21 @@ func closeSlot(slots Slots) error {
 	return err
 }
 
-// writeUKI has selfupdate write the system, of so many bytes. It syncs nothing and hears of no error of
-// closing: that is made up for before its renames. That the medium has what was signed is found out when
-// the slot has been unmounted, before anything is armed.
-func writeUKI(dir string, size int64, r io.Reader) error {
+// writeUKI has selfupdate write the system, which is a part of a file. It syncs nothing and hears of no
+// error of closing: that is made up for before its renames. That the medium has what was signed is found
+// out when the slot has been unmounted, before anything is armed.
+func writeUKI(dir string, r *io.SectionReader) error {
 	target := filepath.Join(dir, bundle.UKI)
 	if err := os.WriteFile(target, nil, 0o600); err != nil { // it replaces a file, and makes none
 		return failure(err, MediumFailed)
 	}
-	options := selfupdate.Options{TargetPath: target, TargetMode: 0o600, Patcher: all{size}}
-	if err := selfupdate.PrepareAndCheckBinary(r, options); err != nil {
+	whole, unmap, err := mapped(r)
+	if err != nil {
+		return failure(err, MediumFailed)
+	}
+	options := selfupdate.Options{TargetPath: target, TargetMode: 0o600, Patcher: all(whole)}
+	err = errors.Join(selfupdate.PrepareAndCheckBinary(nil, options), unmap())
+	if err != nil {
 		return failure(err, MediumFailed)
 	}
 	fresh := filepath.Join(dir, "."+bundle.UKI+".new")
@@ -165,16 +170,34 @@ func writeUKI(dir string, size int64, r io.Reader) error {
 	return orNil(syncFile(dir), MediumFailed)
 }
 
-// All is the patch that has all of the new file, which has so many bytes. Without a patch selfupdate
-// reads into memory that grows, and is copied, in dozens of steps.
-type all struct{ size int64 }
+// All is the patch that is all of the new file. Without a patch selfupdate reads into memory of its own,
+// which grows, and is copied, in dozens of steps.
+type all []byte
 
-func (a all) Patch(_ io.Reader, to io.Writer, from io.Reader) error {
+// Patch is that of selfupdate.Patcher.
+func (a all) Patch(_ io.Reader, to io.Writer, _ io.Reader) error {
 	if b, ok := to.(*bytes.Buffer); ok {
-		b.Grow(int(a.size) + bytes.MinRead)
+		*b = *bytes.NewBuffer(a)
+		return nil
 	}
-	_, err := io.Copy(to, from)
+	_, err := to.Write(a)
 	return err
+}
+
+// mapped is a part of a file as the kernel has it in memory, until unmap is called. It is for system calls
+// alone: where the medium fails, they return an error, and whoever else touches it dies.
+func mapped(r *io.SectionReader) (data []byte, unmap func() error, err error) {
+	from, offset, n := r.Outer()
+	file, ok := from.(*os.File)
+	if !ok || n == 0 {
+		return nil, nil, fmt.Errorf("map %d bytes of %T: not a file", n, from)
+	}
+	before := offset % int64(os.Getpagesize())
+	pages, err := unix.Mmap(int(file.Fd()), offset-before, int(before+n), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("mmap", err)
+	}
+	return pages[before:], func() error { return unix.Munmap(pages) }, nil
 }
 
 // orNil is failure, but nil stays nil.
@@ -215,12 +238,11 @@ func holds(dir string, files []release.ManifestFile) error {
 
 // same says whether the file at path is f, as the medium has it.
 func same(path string, f release.ManifestFile) error {
-	file, err := os.Open(path)
+	file, err := openMedium(path)
 	if err != nil {
 		return failure(err, MediumFailed)
 	}
 	defer file.Close()
-	unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_DONTNEED) // else memory answers for the medium
 	n, sum, err := digest(file)
 	if err != nil {
 		return failure(err, MediumFailed)
