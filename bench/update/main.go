@@ -200,7 +200,7 @@ func install(t *harness.T, g *vm.Gateway) (update.Attempt, float64) {
 }
 
 // lastAnswer asks how the update stands until the machine ends, and returns when it was told for the last
-// time. It asks seldom before the system is written: that is done beside nothing, as the copy is.
+// time. It asks seldom until the system is written: that is done beside nothing, as the copy is.
 func lastAnswer(t *harness.T, g *vm.Gateway) (last time.Time) {
 	var s update.Status
 	pause, deadline := 500*time.Millisecond, time.After(5*time.Minute)
@@ -209,7 +209,10 @@ func lastAnswer(t *harness.T, g *vm.Gateway) (last time.Time) {
 		if err == nil && code == http.StatusOK && json.Unmarshal(body, &s) == nil {
 			last = time.Now()
 		}
-		if s.State == update.Writing || s.State == update.PendingReboot {
+		switch s.State {
+		case update.Writing:
+			pause = 200 * time.Millisecond
+		case update.PendingReboot:
 			pause = 50 * time.Millisecond
 		}
 		select {
