@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -91,6 +92,49 @@ func (a aware) LookSlot(ctx context.Context) (machine.Slots, error) {
 }
 func (a aware) ArmSlot(ctx context.Context, n int) (machine.Slots, error) {
 	return a.c(ctx, "arm", func(ctx context.Context) (machine.Slots, error) { return a.box.ArmSlot(ctx, n) })
+}
+
+// A leaving is a box that goes down, or not, and whose answer to that is lost.
+type leaving struct {
+	*box
+	restart func(context.Context) error
+}
+
+func (l leaving) Restart(ctx context.Context) error { return l.restart(ctx) }
+
+// Process 1 goes down before it has answered: the trial stays armed. If it does not go down, no start in
+// some weeks tries what has failed.
+func TestM5TheAnswerToTheRestartIsLost(t *testing.T) {
+	for name, c := range map[string]struct {
+		down     bool
+		farewell time.Duration
+		trial    bootenv.Slot
+	}{"and it goes down": {true, time.Minute, bootenv.B}, "it stays": {false, time.Millisecond, bootenv.None}} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			b := start(t, s.disk, 1)
+			asked := make(chan struct{}, 1)
+			lost := leaving{b, func(ctx context.Context) error {
+				asked <- struct{}{}
+				if c.down {
+					<-ctx.Done()
+				}
+				return io.ErrUnexpectedEOF
+			}}
+			r := s.runWith(t, lost, b, func(set *Config) { set.Farewell = c.farewell })
+			ask(t, r.Install)
+			<-asked
+			if !c.down {
+				if st := idle(t, r); st.State != Failed || st.Attempts[0].Reason != NotArmed {
+					t.Errorf("the attempt is %s %s", st.State, st.Attempts[0].Reason)
+				}
+			}
+			r.stop()
+			if b.disk.env.Trial != c.trial {
+				t.Errorf("armed is %q, want %q", b.disk.env.Trial, c.trial)
+			}
+		})
+	}
 }
 
 // What the owner is told who cancels while the slot is written or looked at.

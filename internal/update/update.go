@@ -53,6 +53,7 @@ type Config struct {
 	Health                 func(context.Context) Health
 	InCall                 func(context.Context) bool // calls go through the gateway now
 	Trial                  trial
+	Farewell               time.Duration // that process 1 may take from a restart to the end of this service
 	Log                    *slog.Logger
 }
 
@@ -77,7 +78,7 @@ func Run(ctx context.Context, ready func(), log *slog.Logger) error {
 		},
 		Health: realHealth(machine.NewClient(), nets),
 		InCall: func(context.Context) bool { return false }, // nothing relays calls yet
-		Trial:  realTrial,
+		Trial:  realTrial, Farewell: 10 * time.Second,
 	}.Run(ctx, ready)
 }
 
@@ -592,11 +593,17 @@ func (s *service) tryOther(ctx context.Context, a *Attempt) error {
 		return s.notArmed(ctx, err)
 	}
 	s.Log.Info(arming+a.ToSlot, "version", a.To)
-	if err := s.Machine.Restart(ctx); err != nil {
+	var refused <-chan time.Time
+	err = s.Machine.Restart(ctx)
+	if err != nil { // or the answer was lost: process 1 ends this service before all others
+		refused = time.After(s.Farewell)
+	}
+	select {
+	case <-ctx.Done(): // the restart is under way
+		return nil
+	case <-refused:
 		return s.notArmed(ctx, err)
 	}
-	<-ctx.Done() // process 1 ends us
-	return nil
 }
 
 // notArmed takes back what the loader may have been told: no start in some weeks shall try what failed.
