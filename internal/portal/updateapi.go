@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -275,18 +276,23 @@ const (
 	maxUpload  = 300<<20 + 1<<20  // bytes of a bundle with a form around it; the update service takes none that is larger
 	uploadTime = 30 * time.Minute // for all of it
 	uploadStop = 20 * time.Second // without a byte
+	uploadRest = 2 * time.Minute  // for what nobody wants any more
 )
 
 // upload hands a bundle on to the update service, as it comes in.
 func (p *Portal) upload(w http.ResponseWriter, r *http.Request, body io.Reader) (update.Status, error) {
+	steady := &steady{body: body, conn: http.NewResponseController(w), end: time.Now().Add(uploadTime)}
 	if s, err := p.updateStatus(r.Context()); err == nil && (s.State.Working() || s.Checking || s.Busy) {
-		return s, &update.Refusal{Text: busy} // before the whole bundle is on its way
+		steady.drain()
+		return s, &update.Refusal{Text: busy}
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), uploadTime)
 	defer cancel()
 	defer p.forget()
-	steady := &steady{Reader: body, conn: http.NewResponseController(w), end: time.Now().Add(uploadTime)}
 	s, err := p.update.Upload(ctx, update.Request{By: byOf(requestOf(r.Context(), r.RemoteAddr))}, steady)
+	if err != nil {
+		steady.drain()
+	}
 	if _, long := errors.AsType[*http.MaxBytesError](steady.err); long {
 		err = steady.err // whatever became of the rest
 	}
@@ -296,20 +302,44 @@ func (p *Portal) upload(w http.ResponseWriter, r *http.Request, body io.Reader) 
 
 // A steady reader gives a request time for as long as bytes of it come in, but not beyond end.
 type steady struct {
-	io.Reader
+	body io.Reader
 	conn *http.ResponseController
-	end  time.Time
-	err  error // how it ended
+
+	mu      sync.Mutex // guards what follows, and reading
+	end     time.Time
+	err     error // how it ended
+	drained bool
 }
 
 // Read reads.
 func (s *steady) Read(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.drained { // whoever reads beside his answer
+		return 0, io.EOF
+	}
+	return s.read(b)
+}
+
+func (s *steady) read(b []byte) (int, error) {
 	s.extend()
-	n, err := s.Reader.Read(b)
+	n, err := s.body.Read(b)
 	if err != nil {
 		s.err = err
 	}
 	return n, err
+}
+
+// drain takes what is left, for nothing. A browser reads no answer before it has sent all, and what it
+// sends to a connection that is closed has its system throw the answer away.
+func (s *steady) drain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drained = true
+	s.end = time.Now().Add(uploadRest)
+	for b := make([]byte, 32<<10); s.err == nil; {
+		s.read(b)
+	}
 }
 
 func (s *steady) extend() {

@@ -6,12 +6,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -191,6 +194,51 @@ func TestUploadIsBounded(t *testing.T) {
 	if p.ServeHTTP(w, r); w.code != http.StatusRequestEntityTooLarge {
 		t.Errorf("%d", w.code)
 	}
+}
+
+// A client that sends all of its bundle before it reads hears why it is not wanted, though that is known
+// long before the bundle has come.
+func TestARefusedUploadIsAnswered(t *testing.T) {
+	for name, refused := range map[string]func(*gateway) Update{
+		"at once":  func(g *gateway) Update { g.u.State = update.Writing; return fakeUpdate{g} },
+		"half-way": func(g *gateway) Update { return refuses{fakeUpdate{g}} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := sample()
+			server := httptest.NewServer(newPortal(t, g, func(c *Config) { c.Update = refused(g) }))
+			defer server.Close()
+			conn, err := net.Dial("tcp", server.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			const chunks, chunk = 15, 1 << 20
+			fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n", updateUploadPath, chunks*chunk)
+			for n := range chunks {
+				time.Sleep(100 * time.Millisecond) // the network is slower than the refusal
+				if _, err := conn.Write(make([]byte, chunk)); err != nil {
+					t.Fatalf("after %d chunks: %v", n, err)
+				}
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusConflict || !strings.Contains(string(body), busy) {
+				t.Errorf("%s %s %v", resp.Status, body, err)
+			}
+		})
+	}
+}
+
+// refuses is a service that is busy after all.
+type refuses struct{ Update }
+
+func (d refuses) Upload(_ context.Context, r update.Request, bundle io.Reader) (update.Status, error) {
+	_, err := io.CopyN(io.Discard, bundle, 1<<20)
+	return update.Status{}, errors.Join(err, &update.Refusal{Text: busy})
 }
 
 // discards is a service that keeps no bundle.
