@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cloudlink.local/gateway/internal/release"
+	"cloudlink.local/gateway/internal/safefile"
 	"cloudlink.local/gateway/internal/update/bundle"
 )
 
@@ -483,13 +484,8 @@ func newestFirst(a, b string) int {
 
 // write puts a file in place whole, for a server that is reading and for a power cut.
 func write(name string, b []byte) error {
-	if err := renameio.WriteFile(name, b, 0o644, renameio.WithTempDir(filepath.Dir(name)), renameio.WithStaticPermissions(0o644)); err != nil {
+	if err := safefile.Replace(name, b, 0o644); err != nil {
 		return fmt.Errorf("write repository: %w", err)
 	}
-	d, err := os.Open(filepath.Dir(name))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return nil
 }

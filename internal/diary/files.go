@@ -15,8 +15,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
+
+	"cloudlink.local/gateway/internal/safefile"
 )
 
 // The two segments: lines of JSON, each an Entry. A line repeats the ID of a former one to replace it.
@@ -236,7 +237,7 @@ func (s *files) append(b []byte, lines int) error {
 			return err
 		}
 		s.f = f
-		if err := syncDir(s.dir); err != nil {
+		if err := safefile.SyncDir(s.dir); err != nil {
 			return err
 		}
 	}
@@ -263,7 +264,7 @@ func (s *files) rotate() error {
 		return err
 	}
 	s.size, s.lines = 0, 0
-	return syncDir(s.dir)
+	return safefile.SyncDir(s.dir)
 }
 
 // replace makes both segments anew, of all entries.
@@ -276,12 +277,7 @@ func (s *files) replace(entries []Entry) error {
 		name string
 		b    []byte
 	}{{old, older}, {current, newest}} {
-		err := renameio.WriteFile(filepath.Join(s.dir, segment.name), segment.b, 0o600,
-			renameio.WithTempDir(s.dir), renameio.WithStaticPermissions(0o600))
-		if err == nil {
-			err = syncDir(s.dir)
-		}
-		if err != nil {
+		if err := safefile.Replace(filepath.Join(s.dir, segment.name), segment.b, 0o600); err != nil {
 			return fmt.Errorf("replace %s: %w", segment.name, err)
 		}
 	}
@@ -315,14 +311,4 @@ func (s *files) close() error {
 	err := s.f.Close()
 	s.f = nil
 	return err
-}
-
-// syncDir makes a file's new name last.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

@@ -1,5 +1,6 @@
 // Package safefile reads files that somebody may have replaced: by a pipe, on which a reader waits for
-// ever, by a link to elsewhere, or by something larger than memory.
+// ever, by a link to elsewhere, or by something larger than memory. And it replaces files so that a power
+// cut leaves the old or the new one, and, once that is done, the new one.
 package safefile
 
 import (
@@ -8,7 +9,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
+	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 )
 
@@ -44,6 +47,26 @@ func Read(path string, most int64) ([]byte, error) {
 		return nil, err
 	}
 	return b, nil
+}
+
+// Replace puts a file with b at path. When it returns nil, the medium has it.
+func Replace(path string, b []byte, perm fs.FileMode) error {
+	dir := filepath.Dir(path)
+	err := renameio.WriteFile(path, b, perm, renameio.WithTempDir(dir), renameio.WithStaticPermissions(perm))
+	if err != nil {
+		return err
+	}
+	return SyncDir(dir)
+}
+
+// SyncDir makes what was renamed, linked or removed in dir last.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }
 
 // Clear removes what is at path unless it is a regular file, or, if dir, a directory: it is in the way.

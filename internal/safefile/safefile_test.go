@@ -53,3 +53,25 @@ func TestOnlyRegularFilesOfASizeAreRead(t *testing.T) {
 		}
 	}
 }
+
+func TestReplaceLeavesOneFileAsItWasAskedFor(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "record")
+	for _, want := range []string{"old", "new", ""} {
+		if err := Replace(path, []byte(want), 0o640); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != want {
+			t.Errorf("%q, %v, want %q", got, err, want)
+		}
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o640 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	if err := Replace(filepath.Join(dir, "none", "record"), nil, 0o600); err == nil {
+		t.Error("in a folder that is not there")
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("%v, %v", entries, err)
+	}
+}

@@ -142,7 +142,7 @@ func (s *Store) Save(settings Settings) error {
 		}
 	}
 	s.current.Store(&settings)
-	if err := syncDir(s.dir); err != nil {
+	if err := safefile.SyncDir(s.dir); err != nil {
 		return fmt.Errorf("save settings, a power cut may undo it: %w", cause(err))
 	}
 	return nil
@@ -205,16 +205,6 @@ func (s *Store) tidy() {
 			os.Remove(filepath.Join(s.dir, e.Name()))
 		}
 	}
-}
-
-// syncDir makes renames in dir last.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // cause strips the paths, random names among them, off a file's error.

@@ -10,8 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/google/renameio/v2"
-
 	"cloudlink.local/gateway/internal/safefile"
 )
 
@@ -75,10 +73,7 @@ func (s *store) save(a Attempt) {
 	s.rec.Attempts[len(s.rec.Attempts)-1] = clone(a)
 	b, err := s.encode()
 	if err == nil {
-		err = renameio.WriteFile(s.file, b, 0o600)
-	}
-	if err == nil {
-		err = syncFile(filepath.Dir(s.file)) // the new name is on the medium before anything is armed
+		err = safefile.Replace(s.file, b, 0o600) // it is on the medium before anything is armed
 	}
 	if err != nil {
 		s.warn(fmt.Errorf("save the record of updates: %w", err))

@@ -10,8 +10,9 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
+
+	"cloudlink.local/gateway/internal/safefile"
 )
 
 // maxRecord is far more than two configurations need.
@@ -92,13 +93,5 @@ func (f file) write(b []byte) error {
 	for _, path := range left { // by a process that was killed
 		os.Remove(path)
 	}
-	if err := renameio.WriteFile(string(f), b, 0o600, renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o600)); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Clean(dir))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return safefile.Replace(string(f), b, 0o600)
 }

@@ -12,8 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/google/renameio/v2"
-
 	"cloudlink.local/gateway/internal/release"
 	"cloudlink.local/gateway/internal/safefile"
 )
@@ -115,30 +113,13 @@ func quarantine(file string) {
 
 // writeFile replaces a file so that it lasts, whenever the power is cut.
 func writeFile(file string, b []byte) error {
-	dir := filepath.Dir(file)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
 	if err := safefile.Clear(file, false); err != nil {
 		return err
 	}
-	f, err := renameio.NewPendingFile(file, renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o600))
-	if err != nil {
-		return err
-	}
-	defer f.Cleanup()
-	if _, err := f.Write(b); err != nil {
-		return err
-	}
-	if err := f.CloseAtomicallyReplace(); err != nil { // it syncs first
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return safefile.Replace(file, b, 0o600)
 }
 
 // tidy removes what a cut has left of files on their way.
