@@ -162,14 +162,7 @@ func check(t bundle.Target, kind release.Keys) error {
 // inherit gives t what its release does not say.
 func (r *repository) inherit(t *bundle.Target) error {
 	highest, of := "", ""
-	for path, other := range r.parsed {
-		if other.Board != t.Board || other.Kind != bundle.Full {
-			continue
-		}
-		n, err := release.Compare(t.Version, other.Version)
-		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
+	err := r.releases(*t, func(other bundle.Target, n int) error {
 		if n == 0 {
 			if len(t.Channels) == 0 {
 				t.Channels = other.Channels
@@ -180,13 +173,16 @@ func (r *repository) inherit(t *bundle.Target) error {
 			t.MinimumFrom = cmp.Or(t.MinimumFrom, other.MinimumFrom)
 		}
 		if n < 0 || other.SecurityFloor == "" {
-			continue
+			return nil
 		}
-		if n, err := release.Compare(other.SecurityFloor, cmp.Or(highest, other.SecurityFloor)); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		} else if n > 0 || highest == "" {
+		above, err := release.Compare(other.SecurityFloor, cmp.Or(highest, other.SecurityFloor))
+		if err == nil && (above > 0 || highest == "") {
 			highest, of = other.SecurityFloor, other.Version
 		}
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	if len(t.Channels) == 0 {
 		t.Channels = []string{bundle.Stable}
@@ -207,22 +203,33 @@ func (r *repository) inherit(t *bundle.Target) error {
 
 // fits says whether t may be added to what is there.
 func (r *repository) fits(t bundle.Target) error {
-	for path, other := range r.parsed {
+	return r.releases(t, func(other bundle.Target, n int) error {
+		switch {
+		case n != 0:
+			return nil
+		case t.Version != other.Version:
+			return fmt.Errorf("version %s: %s is published, and neither is newer: give the image another version", t.Version, other.Version)
+		case !slices.Equal(t.Slot, other.Slot):
+			return fmt.Errorf("version %s is published already with another content: give the image a new version, or withdraw that one (go run ./firmware repo withdraw)", t.Version)
+		}
+		return nil
+	})
+}
+
+// releases calls do for each release of t's board that is there, the oldest first, with how t's version
+// compares to its.
+func (r *repository) releases(t bundle.Target, do func(other bundle.Target, n int) error) error {
+	list := slices.SortedFunc(maps.Values(r.parsed), func(a, b bundle.Target) int { return newestFirst(b.Version, a.Version) })
+	for _, other := range list {
 		if other.Board != t.Board || other.Kind != bundle.Full {
 			continue
 		}
 		n, err := release.Compare(t.Version, other.Version)
 		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
+			return fmt.Errorf("%s: %w", other.Path(), err)
 		}
-		if n != 0 {
-			continue
-		}
-		if t.Version != other.Version {
-			return fmt.Errorf("version %s: %s is published, and neither is newer: give the image another version", t.Version, other.Version)
-		}
-		if !slices.Equal(t.Slot, other.Slot) {
-			return fmt.Errorf("version %s is published already with another content: give the image a new version, or withdraw that one (go run ./firmware repo withdraw)", t.Version)
+		if err := do(other, n); err != nil {
+			return err
 		}
 	}
 	return nil
