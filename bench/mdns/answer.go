@@ -19,9 +19,9 @@ const (
 
 // measureAnswer measures the time from a question for a unique record to its answer, both as the
 // kernel had them at the asking end of a cable. The two are asked in turn, each after the same silence: who
-// is asked right after another finds a machine awake. The slowest answer but one
-// is taken of each hundred, and of these the median: a machine that now and then stands still for some
-// milliseconds decides about few of the blocks only.
+// is asked right after another finds a machine awake. The slowest answer but one is taken of each hundred,
+// and of these the median: a machine that now and then stands still for some milliseconds decides about few
+// of the blocks only.
 func measureAnswer(h *harness.T, result map[string]any) {
 	kinds := []mdnstest.Kind{mdnstest.Ours, mdnstest.Avahi}
 	watches, took := map[mdnstest.Kind]*conformance.Stopwatch{}, map[mdnstest.Kind][]time.Duration{}

@@ -348,14 +348,10 @@ func TestM7ADrillWhoseRecordIsLostIsNoDowngrade(t *testing.T) {
 }
 
 // Process 1 does not take the restart after arming.
-type noRestart struct{ *box }
-
-func (noRestart) Restart(context.Context) error { return errors.New("i/o timeout") }
-
 func TestM7ADrillThatCouldNotRestart(t *testing.T) {
 	s := newSite(t)
 	b, _ := s.settle(t, start(t, s.disk, 1), install(t))
-	r := s.runWith(t, noRestart{b}, b, func(*Config) {})
+	r := s.runWith(t, leaving{b, func(context.Context) error { return errors.New("i/o timeout") }}, b, func(*Config) {})
 	ask(t, r.Drill)
 	st := idle(t, r)
 	r.stop()

@@ -124,7 +124,7 @@ func write(ctx context.Context, slots Slots, path string, t bundle.Target) error
 	})
 	for _, f := range small {
 		if err == nil {
-			err = orNil(writeSynced(filepath.Join(slot.Dir, f.name), f.data), MediumFailed)
+			err = orNil(writeSynced(filepath.Join(slot.Dir, f.name), bytes.NewReader(f.data)), MediumFailed)
 		}
 	}
 	if err != nil {
@@ -253,12 +253,13 @@ func same(path string, f release.ManifestFile) error {
 	return nil
 }
 
-func writeSynced(path string, data []byte) error {
+// writeSynced writes what r has to the medium: a restart does not lose it.
+func writeSynced(path string, r io.Reader) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
+	_, err = io.Copy(f, r)
 	return errors.Join(err, f.Sync(), f.Close())
 }
 

@@ -3,9 +3,7 @@ package update
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -114,16 +112,6 @@ func (s *service) cancelNow() bool {
 	return true
 }
 
-// takeIn writes a bundle to the medium, from where it is installed: a restart does not lose it.
-func takeIn(path string, bundle io.Reader) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, bundle)
-	return errors.Join(err, f.Sync(), f.Close())
-}
-
 // upload takes a bundle.
 func (s *service) upload(w http.ResponseWriter, r *http.Request) {
 	by := r.URL.Query().Get("by")
@@ -136,7 +124,7 @@ func (s *service) upload(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	path := s.path(uploaded)
-	if err := takeIn(path, http.MaxBytesReader(w, r.Body, maxUpload)); err != nil {
+	if err := writeSynced(path, http.MaxBytesReader(w, r.Body, maxUpload)); err != nil {
 		os.Remove(path)
 		s.release()
 		f := failure(err, Interrupted)

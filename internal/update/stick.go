@@ -37,7 +37,7 @@ func (s *service) fromSticks(ctx context.Context) (err error) {
 	}
 	defer in.Close()
 	s.Log.Info("update: from a USB stick", "file", filepath.Base(files[0]))
-	return orNil(takeIn(s.path(uploaded), io.LimitReader(in, maxUpload)), MediumFailed)
+	return orNil(writeSynced(s.path(uploaded), io.LimitReader(in, maxUpload)), MediumFailed)
 }
 
 // bundles are the bundles in the folders, those first whose name has the board, and the newest first of them,

@@ -112,10 +112,8 @@ func (k *Keeper) Open() error {
 	}
 	// Nothing half-written is ever tried, nor taken for confirmed: after a fall-back the slot that is about
 	// to be emptied is the one that the loader would start without a counter.
-	if want := (bootenv.Env{Confirmed: k.running}); k.env != want {
-		if err := k.write(want); err != nil {
-			return fmt.Errorf("open slot: %w", err)
-		}
+	if err := k.onlyRunning(); err != nil {
+		return fmt.Errorf("open slot: %w", err)
 	}
 	err := k.withDevice(k.label(), func(f *os.File) error {
 		size, err := f.Seek(0, io.SeekEnd)
@@ -189,10 +187,8 @@ func (k *Keeper) Arm(tries int) error {
 func (k *Keeper) Confirm() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if want := (bootenv.Env{Confirmed: k.running}); k.env != want {
-		if err := k.write(want); err != nil {
-			return fmt.Errorf("confirm slot: %w", err)
-		}
+	if err := k.onlyRunning(); err != nil {
+		return fmt.Errorf("confirm slot: %w", err)
 	}
 	k.onTrial = false
 	return nil
@@ -317,6 +313,15 @@ func (k *Keeper) close() error {
 	return k.withDevice(k.label(), func(f *os.File) error {
 		return unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0)
 	})
+}
+
+// onlyRunning has the loader start the slot that runs, and try no other.
+func (k *Keeper) onlyRunning() error {
+	want := bootenv.Env{Confirmed: k.running}
+	if k.env == want {
+		return nil
+	}
+	return k.write(want)
 }
 
 // write puts an environment block into both of its places. The one that counts comes last: if the other
